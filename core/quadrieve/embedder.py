@@ -275,7 +275,8 @@ class Embedder:
     def similarity(self, a: ArrayLike, b: ArrayLike) -> Vectors:
         """Cosine of every row of `a` `[n, dim]` with every row of `b` `[m, dim]`: `[n, m]`, in [-1, 1]."""
         left, right = (_unit_rows(np.atleast_2d(np.asarray(rows, dtype=np.float32))) for rows in (a, b))
-        return np.clip(left @ right.T, -1.0, 1.0)
+        cosines: Vectors = np.clip(left @ right.T, -1.0, 1.0)
+        return cosines
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as these weights read it, special tokens included."""
@@ -377,9 +378,9 @@ class _Encoder:
             pieces = [text] if len(ids) <= self.checkpoint.max_length else self._split(text, prefix)
             parts += pieces
             owners += [i] * len(pieces)
-        ids = self._tokenize([prefix + part for part in parts], truncate=True)
-        vectors = self._encode_tokens(ids, batch_tokens, None)
-        weights = np.array([len(row) for row in ids], dtype=np.float32)[:, None]
+        part_tokens = self._tokenize([prefix + part for part in parts], truncate=True)
+        vectors = self._encode_tokens(part_tokens, batch_tokens, None)
+        weights = np.array([len(ids) for ids in part_tokens], dtype=np.float32)[:, None]
         sums = np.zeros((len(texts), self.checkpoint.dim), dtype=np.float32)
         np.add.at(sums, owners, vectors * weights)
         bar.update(len(texts))

@@ -209,17 +209,15 @@ def read_moment(moment: Moment, name: str) -> float:
 def _texts(text_or_turns: str | Sequence[TurnLike]) -> list[str]:
     if isinstance(text_or_turns, str):
         return [check_text(text_or_turns, "The memory")]
-    if not isinstance(text_or_turns, Sequence):
-        raise InputError(f"A memory is a string or a list of turns, got {type(text_or_turns).__name__}.")
     return [render(exchange) for exchange in exchanges(read_turns(text_or_turns))]
 
 
 def _merge(known: Record | None, new: Record, now: float) -> Record:
     """A repeated memory keeps its first time, and lives as long as the longer of the two."""
-    if known is None or known.fields["expires"] <= now:  # type: ignore[operator]
+    if known is None or float(known.fields["expires"]) <= now:
         return new
     metadata = {**new.metadata, "at": known.metadata["at"]}
-    expires = max(known.fields["expires"], new.fields["expires"])  # type: ignore[type-var]
+    expires = max(float(known.fields["expires"]), float(new.fields["expires"]))
     metadata.pop("expires", None)
     if expires != _NEVER:
         metadata["expires"] = expires

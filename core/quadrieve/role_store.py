@@ -34,7 +34,8 @@ class RoleStore:
         chosen = find_task(task or cls.role)
         if chosen.role is not cls.role:
             raise InputError(
-                f"{cls.__name__} takes a task of the role {cls.role.value!r}, {chosen.name!r} is of {chosen.role.value!r}."
+                f"{cls.__name__} takes a task of the role {cls.role.value!r}, "
+                f"{chosen.name!r} is of {chosen.role.value!r}."
             )
         view = embedder.view(chosen.name)
         return Index.open(location, view=view, role=cls.role, name=name, on_long=on_long or cls.on_long)

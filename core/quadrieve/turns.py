@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from .embedder import check_text
@@ -20,12 +20,14 @@ class Turn(NamedTuple):
 TurnLike: TypeAlias = "Turn | tuple[str, str] | Mapping[str, object]"
 
 
-def read_turns(turns: Sequence[TurnLike]) -> list[Turn]:
+def read_turns(turns: object) -> list[Turn]:
     """The turns as `Turn`s.
 
     Raises:
-        InputError: If there is none, or one has no role or no text.
+        InputError: If it is no list of turns, there is none, or one has no role or no text.
     """
+    if isinstance(turns, str) or not isinstance(turns, Iterable):
+        raise InputError(f"Expected a list of turns, got {type(turns).__name__}.")
     read: list[Turn] = []
     for i, turn in enumerate(turns):
         if isinstance(turn, Mapping):
@@ -34,7 +36,8 @@ def read_turns(turns: Sequence[TurnLike]) -> list[Turn]:
             role, content = turn
         else:
             raise InputError(
-                f"Turn {i} is {type(turn).__name__}; expected ('user', 'text') or {{'role': 'user', 'content': 'text'}}."
+                f"Turn {i} is {type(turn).__name__}; expected ('user', 'text') or "
+                "{'role': 'user', 'content': 'text'}."
             )
         read.append(Turn(check_text(role, f"The role of turn {i}"), check_text(content, f"The text of turn {i}")))
     if not read:
@@ -63,19 +66,17 @@ def render(turns: Sequence[Turn]) -> str:
 
 
 def query_text(request: str | Sequence[TurnLike], *, history: int = 0) -> str:
-    """What to search with: a text as it is, or the last user turn behind up to `history` earlier ones.
+    r"""What to search with: a text as it is, or the last user turn behind up to `history` earlier ones.
 
     Raises:
         InputError: If it is neither a text nor turns with a user's among them.
 
     Example:
         >>> query_text([("user", "Weather in Oslo?"), ("assistant", "Rain."), ("user", "And Paris?")], history=1)
-        'Weather in Oslo?\\nAnd Paris?'
+        'Weather in Oslo?\nAnd Paris?'
     """
     if isinstance(request, str):
         return check_text(request, "The query")
-    if not isinstance(request, Sequence):
-        raise InputError(f"The query is {type(request).__name__}, expected a string or a list of turns.")
     said = [turn.content for turn in read_turns(request) if turn.role == "user"]
     if not said:
         raise InputError("The turns hold nothing that a user said; expected at least one with the role 'user'.")

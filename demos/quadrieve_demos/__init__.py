@@ -1,0 +1,1 @@
+"""The four roles end to end, on real text with real models."""

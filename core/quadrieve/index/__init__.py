@@ -1,6 +1,6 @@
 """One Chroma collection that knows its embedder: write, search, erase."""
 
+from .index import Index
 from .records import Hit, Record
-from .index import Index  # isort: skip
 
 __all__ = ["Hit", "Index", "Record"]

@@ -104,7 +104,7 @@ class StampedCollection:
         """The k records nearest to a vector `[dim]`, with their cosine distance, nearest first."""
         with _asking_chroma(self.chroma.name):
             found = self.chroma.query(
-                query_embeddings=[vector],
+                query_embeddings=np.atleast_2d(vector),
                 n_results=k,
                 where=for_chroma(filter),
                 ids=None if ids is None else list(ids),

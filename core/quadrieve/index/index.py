@@ -199,7 +199,8 @@ class Index:
             if query.shape != (self.view.dim,):
                 raise InputError(f"A query vector has shape ({self.view.dim},) here, got {query.shape}.")
             return query
-        return self.view.embed_queries([check_text(query, "The query")])[0]
+        vector: Vectors = self.view.embed_queries([check_text(query, "The query")])[0]
+        return vector
 
 
 def _in_namespace(namespace: Namespace | None) -> Filter | None:

@@ -119,7 +119,8 @@ def check_store(root: Path) -> None:
     if not marker.exists():
         if any(root.iterdir()):
             raise StoreError(
-                f"{str(root)!r} is not a quadrieve store: it holds other files and no {MARKER}; name an empty or new folder."
+                f"{str(root)!r} is not a quadrieve store: it holds other files and no {MARKER}; "
+                "name an empty or new folder."
             )
         return
     try:
@@ -128,5 +129,6 @@ def check_store(root: Path) -> None:
         raise StoreError(f'{str(marker)!r} cannot be read; restore it as {{"format": {FORMAT}}}.') from error
     if stated != FORMAT:
         raise StoreError(
-            f"{str(root)!r} has store format {stated!r}, this version reads {FORMAT}; open it with the version that wrote it."
+            f"{str(root)!r} has store format {stated!r}, this version reads {FORMAT}; "
+            "open it with the version that wrote it."
         )

@@ -143,11 +143,12 @@ def flatten(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
         if isinstance(value, Mapping):
             yield from flatten(value, f"{path}.")
         elif path and not path.startswith(("$", "#", "chroma:", RESERVED)):
-            if isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) < 2**63):
+            if _is_scalar(value) or (isinstance(value, list) and len({type(part) for part in value}) == 1 and _is_scalar(value[0])):
                 yield path, value
-            elif isinstance(value, list) and value and len({type(part) for part in value}) == 1:
-                if isinstance(value[0], str | bool | int | float):
-                    yield path, value
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) < 2**63)
 
 
 def content_hash(record: Record) -> str:
