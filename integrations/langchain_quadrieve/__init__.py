@@ -1,0 +1,7 @@
+"""The four roles of retrieval in LangChain's and LangGraph's own shapes."""
+
+from .embeddings import QuadrieveEmbeddings
+from .retriever import QuadrieveRetriever
+from .tool_selection import ToolSelectionMiddleware
+
+__all__ = ["QuadrieveEmbeddings", "QuadrieveRetriever", "ToolSelectionMiddleware"]
