@@ -1,0 +1,65 @@
+"""A LlamaIndex retriever over a knowledge base."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from llama_index.core.retrievers import BaseRetriever
+from llama_index.core.schema import NodeWithScore, QueryBundle
+
+from quadrieve import KnowledgeBase
+from quadrieve.index.index import Mode
+
+from .nodes import scored
+
+
+class QuadrieveRetriever(BaseRetriever):
+    """Nodes of a knowledge base that help with a query, scored by cosine similarity.
+
+    The query is always embedded by the knowledge base's own role: a vector that another retriever left in
+    the `QueryBundle` is not used, and none is left there.
+
+    Args:
+        knowledge_base: Where to look.
+        similarity_top_k: How many nodes at most.
+        mode: How to rank: `dense`, `lexical` or `hybrid`; None is the knowledge base's default.
+        filters: LlamaIndex's `MetadataFilters`, or a filter as `KnowledgeBase.search` takes it.
+        min_score: Only nodes with at least this cosine similarity.
+        options: What `BaseRetriever` takes: `callback_manager`, `object_map`, `objects`, `verbose`.
+
+    Example:
+        >>> from quadrieve import Embedder, KnowledgeBase
+        >>> from llama_index_quadrieve import QuadrieveRetriever
+        >>> kb = KnowledgeBase.open(None, embedder=Embedder.load())
+        >>> _ = kb.add(["Bees make honey from nectar.", "The bus leaves at nine."])
+        >>> QuadrieveRetriever(kb, similarity_top_k=1).retrieve("Where does honey come from?")[0].node.text
+        'Bees make honey from nectar.'
+    """
+
+    def __init__(
+        self,
+        knowledge_base: KnowledgeBase,
+        similarity_top_k: int = 5,
+        mode: Mode | None = None,
+        filters: Mapping[str, Any] | None = None,
+        min_score: float | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.knowledge_base = knowledge_base
+        self.similarity_top_k = similarity_top_k
+        self.mode = mode
+        self.filters = filters
+        self.min_score = min_score
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        ranking: dict[str, Any] = {} if self.mode is None else {"mode": self.mode}
+        hits = self.knowledge_base.search(
+            query_bundle.query_str, self.similarity_top_k, self.filters, min_score=self.min_score, **ranking
+        )
+        return [scored(hit) for hit in hits]
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)
