@@ -2,6 +2,7 @@
 
 from .embeddings import QuadrieveEmbeddings
 from .retriever import QuadrieveRetriever
+from .store import QuadrieveStore
 from .tool_selection import ToolSelectionMiddleware
 
-__all__ = ["QuadrieveEmbeddings", "QuadrieveRetriever", "ToolSelectionMiddleware"]
+__all__ = ["QuadrieveEmbeddings", "QuadrieveRetriever", "QuadrieveStore", "ToolSelectionMiddleware"]

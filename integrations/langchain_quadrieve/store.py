@@ -1,0 +1,396 @@
+"""LangGraph's long-term memory on the index: persistent, searched by meaning, each side behind its own prefix."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from langchain_core.embeddings import Embeddings
+from langchain_core.runnables.config import run_in_executor
+from langgraph.store.base import (
+    BaseStore,
+    GetOp,
+    IndexConfig,
+    Item,
+    ListNamespacesOp,
+    MatchCondition,
+    Op,
+    PutOp,
+    Result,
+    SearchItem,
+    SearchOp,
+    TTLConfig,
+    ensure_embeddings,
+    get_text_at_path,
+    validate_op_namespace,
+)
+
+from quadrieve import EmbedderLike, Index, InputError, Record, Role, ViewLike
+from quadrieve.embedder import Vectors
+from quadrieve.index.filters import Filter, all_of, own
+from quadrieve.index.location import Location
+from quadrieve.index.records import Namespace, check_metadata, content_id
+
+from .embeddings import QuadrieveEmbeddings
+from .embeddings_view import EmbeddingsView, NoView, placeholder, unit_rows
+from .item_filter import matches
+
+_NEVER = 1e18
+_ITEM, _VECTOR = "item", "vector"
+
+
+class QuadrieveStore(BaseStore):
+    """A `BaseStore` that stands where `InMemoryStore` stood, and is still there tomorrow.
+
+    Values are JSON. An item is one record, and one more for each of its indexed texts, so an item of several fields
+    is found by the best of them. What is not searched by meaning comes newest first.
+
+    Example:
+        >>> from quadrieve import Embedder
+        >>> store = QuadrieveStore(embedder=Embedder.load())
+        >>> store.put(("ada", "facts"), "dog", {"text": "My dog is called Biscuit."})
+        >>> store.put(("ada", "facts"), "town", {"text": "I live in Oslo.", "year": 2024})
+        >>> store.search(("ada",), query="What is my pet's name?")[0].key
+        'dog'
+        >>> [item.key for item in store.search(("ada",), filter={"year": {"$gte": 2020}})]
+        ['town']
+    """
+
+    supports_ttl = True
+
+    def __init__(
+        self,
+        location: Location = None,
+        *,
+        embedder: EmbedderLike | None = None,
+        index: IndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+        name: str = "langgraph",
+        task: Role | str = Role.MEMORY,
+    ) -> None:
+        """Open a store, or make it where there is none.
+
+        Args:
+            location: A folder, `http://host:port`, a chromadb client, or None for memory.
+            embedder: What encodes; without it and without `index["embed"]` nothing is searched by meaning.
+            index: LangGraph's own: `embed` and `dims` for another embedder, `fields` for what is encoded of a value
+                (`["text"]` if not given, `["$"]` for the whole of it).
+            ttl: LangGraph's own, in minutes. With `sweep_interval_minutes` a thread deletes what has expired.
+            name: Tells several stores of one location apart.
+            task: The embedder's task: `chat`, `lrlm`, or any other.
+
+        Raises:
+            InputError: If two embedders are given, or `dims` is not the embedder's.
+            StoreError: If the location holds something else (`FingerprintError`: another embedder's store).
+        """
+        self.embeddings, view = _read_embeddings(embedder, index, task)
+        self._fields = (index or {}).get("fields") or ["text"]
+        self.index_config: IndexConfig | None = None
+        if self.embeddings is not None:
+            self.index_config = {"dims": view.dim, "embed": self.embeddings, "fields": self._fields}
+        self.ttl_config = ttl
+        self._omit_expired = bool((ttl or {}).get("omit_expired"))
+        self._index = Index.open(location, view=view, role=Role.MEMORY, name=name)
+        self._writing = threading.RLock()
+        self._closed = threading.Event()
+        interval = (ttl or {}).get("sweep_interval_minutes")
+        if interval:
+            threading.Thread(
+                target=_sweep_regularly, args=(weakref.ref(self), self._closed, interval * 60), daemon=True
+            ).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop sweeping and let go of the location; closing twice is fine."""
+        self._closed.set()
+        self._index.close()
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        """Execute operations: all reads see what was there before, then the last put of each key is written.
+
+        Raises:
+            InvalidNamespaceError: If a label is empty, no string, or has a `.` or NUL in it.
+            InputError: If a value is not JSON, or a filter's operator is unknown.
+        """
+        given = _read_ops(ops)
+        texts, queries = self._to_encode(given)
+        vectors = self.embeddings.embed_documents(texts) if self.embeddings and texts else []
+        asked = [self.embeddings.embed_query(query) for query in queries] if self.embeddings else []
+        return self._execute(given, self._encoded(texts, vectors), self._encoded(queries, asked))
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """`batch`, encoding in the embedder's own asynchronous way and storing in a thread."""
+        given = _read_ops(ops)
+        texts, queries = self._to_encode(given)
+        vectors = await self.embeddings.aembed_documents(texts) if self.embeddings and texts else []
+        asked = [await self.embeddings.aembed_query(query) for query in queries] if self.embeddings else []
+        keys, wanted = self._encoded(texts, vectors), self._encoded(queries, asked)
+        return await run_in_executor(None, self._execute, given, keys, wanted)
+
+    def sweep_ttl(self) -> int:
+        """Delete what has expired; returns how many items."""
+        with self._writing:
+            expired = self._items(own("expires", "$lte", time.time()))
+            self._delete(expired)
+        return len(expired)
+
+    def _to_encode(self, ops: Sequence[Op]) -> tuple[list[str], list[str]]:
+        """The texts and the queries of the operations, each once."""
+        if self.embeddings is None:
+            return [], []
+        puts = _last_puts(ops).values()
+        texts = dict.fromkeys(text for op in puts for text in self._texts(op))
+        queries = dict.fromkeys(op.query for op in ops if isinstance(op, SearchOp) and op.query)
+        return list(texts), list(queries)
+
+    def _texts(self, op: PutOp) -> list[str]:
+        """What is encoded of a value."""
+        if self.embeddings is None or op.value is None or op.index is False:
+            return []
+        paths = self._fields if op.index is None else op.index
+        found = (text for path in paths for text in get_text_at_path(op.value, path))
+        return [text for text in dict.fromkeys(found) if text.strip()]
+
+    def _encoded(self, texts: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, Vectors]:
+        return dict(zip(texts, unit_rows(rows, self._index.view.dim), strict=True)) if texts else {}
+
+    def _execute(self, ops: Sequence[Op], keys: Mapping[str, Vectors], queries: Mapping[str, Vectors]) -> list[Result]:
+        with self._writing:
+            named = dict.fromkeys(_item_id(op.namespace, op.key) for op in ops if isinstance(op, GetOp | PutOp))
+            before = {record.id: record for record in self._index.get(list(named))}
+            results = [self._read(op, before, queries) for op in ops]
+            self._put(_last_puts(ops), before, keys)
+        return results
+
+    def _read(self, op: Op, before: Mapping[str, Record], queries: Mapping[str, Vectors]) -> Result:
+        if isinstance(op, GetOp):
+            found = before.get(_item_id(op.namespace, op.key))
+            if found is None or not self._is_there(found):
+                return None
+            self._refresh(op, [found])
+            return _item(found)
+        if isinstance(op, SearchOp):
+            ranked = self._search(op, queries.get(op.query or ""))
+            self._refresh(op, [record for record, _ in ranked])
+            return [_search_item(record, score) for record, score in ranked]
+        return self._list_namespaces(op) if isinstance(op, ListNamespacesOp) else None
+
+    def _search(self, op: SearchOp, query: Vectors | None) -> list[tuple[Record, float | None]]:
+        """The items that match, with their scores: first those found by meaning, then those that have none."""
+        end = op.offset + op.limit
+        ranked: list[tuple[Record, float | None]] = [] if query is None else list(self._ranked(op, query, end))
+        if len(ranked) < end:
+            rest = None if query is None else own("vectors", "$eq", 0)
+            ranked += [(record, None) for record in self._newest(op, rest)]
+        return ranked[op.offset : end]
+
+    def _newest(self, op: SearchOp, filter: Filter | None) -> list[Record]:
+        """The items that an operation asks for, whatever they mean."""
+        found = [record for record in self._items(filter, op.namespace_prefix) if self._answers(record, op)]
+        found.sort(key=lambda record: (record.namespace, record.payload["key"]))
+        found.sort(key=lambda record: record.payload["updated_at"], reverse=True)
+        return found
+
+    def _ranked(self, op: SearchOp, query: Vectors, n: int) -> Iterator[tuple[Record, float]]:
+        """The first n items by their best text; looks further down the ranking until it has them or its end."""
+        seen: dict[str, Record | None] = {}
+        k = 2 * n + 16
+        found = 0
+        while found < n:
+            hits = self._index.search(query, k, filter=own("kind", "$eq", _VECTOR))
+            ids = [hit.payload["item"] for hit in hits]
+            new = [id for id in dict.fromkeys(ids) if id not in seen]
+            records = {record.id: record for record in self._index.get(new)}
+            for hit in hits:
+                id = hit.payload["item"]
+                if id in seen:
+                    continue
+                record = seen[id] = records.get(id)
+                if record and _is_under(record.namespace, op.namespace_prefix) and self._answers(record, op):
+                    found += 1
+                    yield record, hit.score
+                    if found == n:
+                        return
+            if len(hits) < k:
+                return
+            k *= 4
+
+    def _answers(self, record: Record, op: SearchOp) -> bool:
+        return self._is_there(record) and (not op.filter or matches(record.payload["value"], op.filter))
+
+    def _list_namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
+        found = {record.namespace for record in self._items(None) if self._is_there(record)}
+        matching = {namespace for namespace in found if all(_fits(namespace, c) for c in op.match_conditions or ())}
+        listed = sorted({namespace[: op.max_depth] for namespace in matching})
+        return listed[op.offset : op.offset + op.limit]
+
+    def _refresh(self, op: GetOp | SearchOp, read: Sequence[Record]) -> None:
+        """Let what was read live on for its time to live."""
+        if op.refresh_ttl:
+            lasting = [record for record in read if record.payload["ttl"] is not None]
+            self._index.write([self._record(record.namespace, record.payload) for record in lasting])
+
+    def _put(self, puts: Mapping[str, PutOp], before: Mapping[str, Record], keys: Mapping[str, Vectors]) -> None:
+        self._delete([before[id] for id, op in puts.items() if op.value is None and id in before])
+        now = datetime.now(UTC).isoformat()
+        records: list[Record] = []
+        stale: list[str] = []
+        for id, op in puts.items():
+            if op.value is None:
+                continue
+            old = before.get(id)
+            texts = self._texts(op)
+            payload = {
+                "key": op.key,
+                "value": op.value,
+                "created_at": old.payload["created_at"] if old and self._is_there(old) else now,
+                "updated_at": now,
+                "ttl": _check_ttl(op.ttl),
+                "vectors": len(texts),
+            }
+            records.append(self._record(op.namespace, payload))
+            records += [_vector(id, op.namespace, i, text, keys[text]) for i, text in enumerate(texts)]
+            stale += _vector_ids(old)[len(texts) :] if old else []
+        if stale:
+            self._index.delete(stale)
+        self._index.write(records)
+
+    def _record(self, namespace: Namespace, payload: Mapping[str, Any]) -> Record:
+        id = _item_id(namespace, payload["key"])
+        expires = _NEVER if payload["ttl"] is None else time.time() + payload["ttl"] * 60
+        fields = {"kind": _ITEM, "expires": expires, "vectors": payload["vectors"]}
+        vector = placeholder(id, self._index.view.dim)
+        return Record(id, "", payload=payload, fields=fields, namespace=namespace, vector=vector)
+
+    def _delete(self, records: Sequence[Record]) -> None:
+        ids = [id for record in records for id in (record.id, *_vector_ids(record))]
+        if ids:
+            self._index.delete(ids)
+
+    def _items(self, filter: Filter | None, prefix: Namespace = ()) -> list[Record]:
+        found = self._index.get(filter=all_of(own("kind", "$eq", _ITEM), filter))
+        return [record for record in found if _is_under(record.namespace, prefix)]
+
+    def _is_there(self, record: Record) -> bool:
+        return not self._omit_expired or float(record.fields["expires"]) > time.time()
+
+
+def _read_embeddings(
+    embedder: EmbedderLike | None, index: IndexConfig | None, task: Role | str
+) -> tuple[Embeddings | None, ViewLike]:
+    given = (index or {}).get("embed")
+    if embedder is not None and given is not None:
+        raise InputError("Both embedder=… and index['embed'] are given; a store has one embedder, so leave one out.")
+    dims = (index or {}).get("dims")
+    if embedder is None and given is None:
+        if index is not None:
+            raise InputError("index has no 'embed'; add it, or pass embedder=….")
+        return None, NoView()
+    embeddings = ensure_embeddings(given) if embedder is None else QuadrieveEmbeddings(embedder, task)
+    if isinstance(embeddings, QuadrieveEmbeddings):
+        view = embeddings.view
+    elif dims is None:
+        raise InputError("index has no 'dims'; add the dimension of its embeddings.")
+    else:
+        view = EmbeddingsView(embeddings, dims)
+    if dims is not None and dims != view.dim:
+        raise InputError(f"index['dims'] is {dims}, but the embedder's vectors have {view.dim}; leave it out.")
+    return embeddings, view
+
+
+def _read_ops(ops: Iterable[Op]) -> list[Op]:
+    """The operations, checked, with namespaces as tuples."""
+    read: list[Op] = []
+    for op in ops:
+        if isinstance(op, GetOp):
+            checked: Op = op._replace(namespace=tuple(op.namespace))
+        elif isinstance(op, PutOp):
+            value = None if op.value is None else check_metadata(op.value, f"The value of {op.key!r}")
+            if isinstance(op.index, str):
+                raise InputError(f"index is {op.index!r}, expected a list of paths, False or None.")
+            checked = op._replace(namespace=tuple(op.namespace), value=value)
+        elif isinstance(op, SearchOp):
+            checked = op._replace(namespace_prefix=tuple(op.namespace_prefix))
+        elif isinstance(op, ListNamespacesOp):
+            checked = op
+        else:
+            raise InputError(f"Expected a GetOp, PutOp, SearchOp or ListNamespacesOp, got {type(op).__name__}.")
+        validate_op_namespace(checked)
+        read.append(checked)
+    return read
+
+
+def _last_puts(ops: Sequence[Op]) -> dict[str, PutOp]:
+    return {_item_id(op.namespace, op.key): op for op in ops if isinstance(op, PutOp)}
+
+
+def _item_id(namespace: Namespace, key: str) -> str:
+    return content_id(_ITEM, namespace, key)
+
+
+def _vector(item: str, namespace: Namespace, number: int, text: str, vector: Vectors) -> Record:
+    id = _vector_id(item, number)
+    return Record(id, text, payload={"item": item}, fields={"kind": _VECTOR}, namespace=namespace, vector=vector)
+
+
+def _vector_id(item: str, number: int) -> str:
+    return content_id(_VECTOR, item, number)
+
+
+def _vector_ids(item: Record) -> list[str]:
+    return [_vector_id(item.id, number) for number in range(item.payload["vectors"])]
+
+
+def _item(record: Record) -> Item:
+    payload = record.payload
+    return Item(
+        value=payload["value"],
+        key=payload["key"],
+        namespace=record.namespace,
+        created_at=datetime.fromisoformat(payload["created_at"]),
+        updated_at=datetime.fromisoformat(payload["updated_at"]),
+    )
+
+
+def _search_item(record: Record, score: float | None) -> SearchItem:
+    item = _item(record)
+    return SearchItem(item.namespace, item.key, item.value, item.created_at, item.updated_at, score)
+
+
+def _is_under(namespace: Namespace, prefix: Namespace) -> bool:
+    return namespace[: len(prefix)] == prefix
+
+
+def _fits(namespace: Namespace, condition: MatchCondition) -> bool:
+    path = tuple(condition.path)
+    if len(namespace) < len(path):
+        return False
+    part = namespace[: len(path)] if condition.match_type == "prefix" else namespace[len(namespace) - len(path) :]
+    return all(wanted in ("*", label) for wanted, label in zip(path, part, strict=True))
+
+
+def _check_ttl(ttl: float | None) -> float | None:
+    if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float) or ttl <= 0):
+        raise InputError(f"ttl is a positive number of minutes, got {ttl!r}.")
+    return ttl
+
+
+def _sweep_regularly(store: weakref.ref[QuadrieveStore], closed: threading.Event, seconds: float) -> None:
+    while not closed.wait(seconds):
+        living = store()
+        if living is None:
+            return
+        living.sweep_ttl()
+        del living
