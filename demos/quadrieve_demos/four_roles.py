@@ -1,0 +1,188 @@
+"""The four roles, each shown on a few cases: what the model says with what was retrieved, and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.tools import StructuredTool
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
+
+from langchain_quadrieve import ToolSelectionMiddleware
+from llama_index_quadrieve import QuadrieveRetriever
+from quadrieve import Embedder, ExampleBank, KnowledgeBase, Memory, Role, Tool, Toolbox
+
+from . import texts
+from .reader import Reader
+from .reader_langchain import ReaderChat
+from .reader_llama_index import ReaderLLM
+
+_ANSWER = "Answer in a few words."
+_PASSAGES = PromptTemplate(
+    "{context_str}\n\nAnswer in a few words, only from the text above.\nQuestion: {query_str}", prompt_type="text_qa"
+)
+_MEMORIES = "You help a friend. What they told you before, as they said it:\n{memories}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing asked, and what the reading model made of it.
+
+    Attributes:
+        role: The role that helped.
+        asked: What was asked.
+        without: What the model says of itself.
+        retrieved: What was found for it, as short lines.
+        said: What the model says with that.
+        right: What it should say.
+        found: Whether what was retrieved holds it.
+        answered: Whether the model says it.
+    """
+
+    role: Role
+    asked: str
+    without: str
+    retrieved: Sequence[str]
+    said: str
+    right: str
+    found: bool
+    answered: bool
+
+
+def knowledge(embedder: Embedder, reader: Reader) -> Iterator[Case]:
+    """A LlamaIndex query engine over passages that no language model has read."""
+    passages = texts.read("passages")
+    with KnowledgeBase.open(None, embedder=embedder) as kb:
+        kb.add([f"{row['title']}: {row['text']}" for row in passages], ids=[row["id"] for row in passages])
+        engine = RetrieverQueryEngine(
+            QuadrieveRetriever(kb, similarity_top_k=1),
+            get_response_synthesizer(
+                llm=ReaderLLM(reader=reader), text_qa_template=_PASSAGES, response_mode=ResponseMode.SIMPLE_SUMMARIZE
+            ),
+        )
+        for row in _some("questions", 2, 4, 11):
+            response = engine.query(row["question"])
+            said, nodes = str(response), response.source_nodes
+            yield Case(
+                Role.KNOWLEDGE,
+                row["question"],
+                reader.reply([{"role": "user", "content": f"{_ANSWER}\nQuestion: {row['question']}"}]),
+                [f"{node.node_id} ({node.score or 0.0:.2f})" for node in nodes],
+                said,
+                row["answer"],
+                any(_says(node.text, row["answer"]) for node in nodes),
+                _says(said, row["answer"]),
+            )
+
+
+def memory(embedder: Embedder, reader: Reader) -> Iterator[Case]:
+    """A reply that needs what was said in a session weeks before."""
+    with Memory.open(None, embedder=embedder, user="islander") as past:
+        for turn in texts.read("turns"):
+            past.remember([("user", turn["user"]), ("assistant", turn["assistant"])], at=turn["at"])
+        for row in _some("recalls", 0, 1, 2):
+            now = [{"role": "user", "content": row["message"]}]
+            hits = past.recall(row["message"], k=2)
+            quoted = "\n".join(f"> {line}" for hit in hits for line in hit.text.splitlines() if line.startswith("User"))
+            said = reader.reply([{"role": "system", "content": _MEMORIES.format(memories=quoted)}, *now])
+            yield Case(
+                Role.MEMORY,
+                row["message"],
+                reader.reply(now),
+                [f"{_short(hit.text)} ({hit.score:.2f})" for hit in hits],
+                said,
+                row["answer"],
+                any(_says(hit.text, row["answer"]) for hit in hits),
+                _says(said, row["answer"]),
+            )
+
+
+def example(embedder: Embedder, reader: Reader) -> Iterator[Case]:
+    """A label that follows from how similar cases were solved."""
+    with ExampleBank.open(None, embedder=embedder) as bank:
+        solved = texts.examples()
+        bank.add_many(solved)
+        for row in _some("example_queries", 1, 4, 7):
+            labels = sorted({case.output for case in solved if case.task == row["task"]})
+            shown = bank.select(row["input"], k=8, task=row["task"])
+            lines = "".join(f"{case.input} => {case.output}\n" for case in shown)
+
+            def most_likely(prompt: str, among: Sequence[str] = labels) -> str:
+                return max(among, key=lambda label: reader.log_likelihood(prompt, f" {label}"))
+
+            said = most_likely(f"{row['task']}\n{lines}{row['input']} =>")
+            yield Case(
+                Role.EXAMPLE,
+                row["input"],
+                most_likely(f"{row['task']}\n{row['input']} =>"),
+                [f"{_short(case.input)} => {case.output} ({case.score:.2f})" for case in shown[-2:]],
+                said,
+                row["output"],
+                any(case.output == row["output"] for case in shown),
+                said == row["output"],
+            )
+
+
+def tool(embedder: Embedder, reader: Reader) -> Iterator[Case]:
+    """A LangChain agent that is offered five tools of all, and calls one."""
+    with Toolbox.open(None, embedder=embedder) as box:
+        tools = texts.tools()
+        box.register(tools)
+        model = ReaderChat(reader=reader)
+        agent: Any = create_agent(
+            model, [_recorded(tool) for tool in tools], middleware=[ToolSelectionMiddleware(box, max_tools=5)]
+        )
+        alone: Any = create_agent(model, [])
+        for row in _some("tool_requests", 0, 4, 15):
+            said = agent.invoke({"messages": [HumanMessage(row["request"])]})["messages"]
+            call = next(call for message in said if isinstance(message, AIMessage) for call in message.tool_calls)
+            offered = [hit.name for hit in box.select(row["request"], k=5)]
+            yield Case(
+                Role.TOOL,
+                row["request"],
+                alone.invoke({"messages": [HumanMessage(row["request"])]})["messages"][-1].text,
+                [f"{len(offered)} of {len(tools)}: {', '.join(offered)}"],
+                f"{call['name']}({', '.join(f'{key}={value!r}' for key, value in call['args'].items())})",
+                row["tool"],
+                row["tool"] in offered,
+                call["name"] == row["tool"],
+            )
+
+
+SHOWS: dict[Role, Callable[[Embedder, Reader], Iterator[Case]]] = {
+    Role.KNOWLEDGE: knowledge,
+    Role.MEMORY: memory,
+    Role.EXAMPLE: example,
+    Role.TOOL: tool,
+}
+
+
+def _some(name: str, *rows: int) -> list[dict[str, Any]]:
+    every = texts.read(name)
+    return [every[row] for row in rows]
+
+
+def _recorded(tool: Tool) -> StructuredTool:
+    """A LangChain tool that does nothing but say that it was called, as the demo's tools have no world to act on."""
+
+    def run(**arguments: Any) -> str:
+        return f"{tool.name} was called with {arguments}."
+
+    requests = "".join(f"\nRequest: {request}" for request in tool.usage)
+    return StructuredTool.from_function(
+        run, name=tool.name, description=tool.description + requests, args_schema=dict(tool.parameters)
+    )
+
+
+def _says(text: str, answer: str) -> bool:
+    return answer.casefold() in text.casefold()
+
+
+def _short(text: str) -> str:
+    line = text.splitlines()[0]
+    return line if len(line) <= 60 else f"{line[:59]}…"
