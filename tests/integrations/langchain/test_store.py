@@ -301,9 +301,9 @@ NAMESPACES = st.lists(st.sampled_from(["a", "ab", "b"]), min_size=1, max_size=3)
 KEYS = st.sampled_from("xyz")
 VALUES = st.fixed_dictionaries({"n": st.integers(0, 3)})
 OPS = st.one_of(
-    st.builds(lambda namespace, key, value: PutOp(namespace, key, value), NAMESPACES, KEYS, st.none() | VALUES),
-    st.builds(lambda namespace, key: GetOp(namespace, key), NAMESPACES, KEYS),
-    st.builds(lambda prefix, filter: SearchOp(prefix, filter, 100), st.just(()) | NAMESPACES, st.none() | VALUES),
+    st.tuples(NAMESPACES, KEYS, st.none() | VALUES).map(lambda given: PutOp(*given)),
+    st.tuples(NAMESPACES, KEYS).map(lambda given: GetOp(*given)),
+    st.tuples(st.just(()) | NAMESPACES, st.none() | VALUES).map(lambda given: SearchOp(*given, limit=100)),
 )
 
 
