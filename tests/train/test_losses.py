@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quadrieve.errors import InputError
 from quadrieve_train.losses import (
     Temperature,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,7 +29,7 @@ _ANCHOR = ":"  # put before an output so that tokenizers treat it as a continuat
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt with the retrieved candidate in it, which alone may be shortened to make the prompt fit.
+    r"""A prompt with the retrieved candidate in it, which alone may be shortened to make the prompt fit.
 
     Attributes:
         before: What stands before the candidate.
@@ -36,8 +38,8 @@ class Prompt:
         opened: The prompt begins with the model's own special tokens (a chat template's), so none are added.
 
     Example:
-        >>> Prompt("Knowledge:\\n", "Bees make honey.", "\\n\\nQ: Who makes honey? A:").text
-        'Knowledge:\\nBees make honey.\\n\\nQ: Who makes honey? A:'
+        >>> Prompt("Knowledge:\n", "Bees make honey.", "\n\nQ: Who makes honey? A:").text
+        'Knowledge:\nBees make honey.\n\nQ: Who makes honey? A:'
     """
 
     before: str
@@ -556,19 +558,18 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     return chosen
 
 
-class _quiet:  # noqa: N801 - used like a function, as context managers are
-    """Keep the progress bars of transformers out of people's output."""
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the progress bars of loading out of people's output."""
+    from transformers.utils import logging
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self._shown, self._level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self._level)
-        if self._shown:
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the bar of GGUF files knows no switch
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
             logging.enable_progress_bar()

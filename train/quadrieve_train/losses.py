@@ -13,8 +13,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from quadrieve.errors import InputError
 from torch import Tensor, nn
+
+from quadrieve.errors import InputError
 
 Tau = float | Tensor
 
@@ -259,9 +260,7 @@ def _check(scores: Tensor, own: Tensor, negatives: Tensor | None, tau: Tau, valu
             f"{list(scores.shape)}, {list(own.shape)} and {list(values.shape)}."
         )
     if negatives is not None and negatives.shape != scores.shape:
-        raise InputError(
-            f"negatives must have the shape of scores {list(scores.shape)}, got {list(negatives.shape)}."
-        )
+        raise InputError(f"negatives must have the shape of scores {list(scores.shape)}, got {list(negatives.shape)}.")
     value = float(tau.detach()) if isinstance(tau, Tensor) else tau
     if value <= 0:
         raise InputError(f"tau must be above 0, got {value}.")
