@@ -1,8 +1,9 @@
 """The four roles of retrieval in LangChain's and LangGraph's own shapes."""
 
 from .embeddings import QuadrieveEmbeddings
+from .memory import MemoryMiddleware
 from .retriever import QuadrieveRetriever
 from .store import QuadrieveStore
 from .tool_selection import ToolSelectionMiddleware
 
-__all__ = ["QuadrieveEmbeddings", "QuadrieveRetriever", "QuadrieveStore", "ToolSelectionMiddleware"]
+__all__ = ["MemoryMiddleware", "QuadrieveEmbeddings", "QuadrieveRetriever", "QuadrieveStore", "ToolSelectionMiddleware"]
