@@ -122,7 +122,7 @@ class Collator:
             rewards[number, : len(row.rewards)] = torch.tensor(row.rewards)
             positives[number, : len(row.pos)] = True
             known.append([_hash(prefix + text) for text in whole.pos])
-        groups, order = self._group([*queries, *columns], len(queries))
+        groups, order = self.group([*queries, *columns], len(queries))
         return {
             "groups": groups,
             "order": order,
@@ -135,9 +135,12 @@ class Collator:
             "names": [f"{draw.task}:{row.query_id or draw.row}" for row, (draw, _) in zip(rows, drawn, strict=True)],
         }
 
-    def _group(self, texts: Sequence[str], queries: int) -> tuple[list[dict[str, Tensor]], Tensor]:
+    def group(self, texts: Sequence[str], queries: int) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """Texts, the first `queries` of them queries, in padded groups; and where each stands in them, `[n]`."""
         ids: list[list[int]] = []
         for part, limit in ((texts[:queries], self.query_tokens), (texts[queries:], self.key_tokens)):
+            if not part:
+                continue
             ids += self.tokenizer(
                 list(part), truncation=True, max_length=limit, padding=False, return_attention_mask=False, verbose=False
             )["input_ids"]

@@ -14,6 +14,7 @@ from quadrieve.checkpoint import Checkpoint
 from quadrieve.embedder import pool
 from quadrieve.errors import InputError, ModelError
 
+from .lm import quiet_loading
 from .losses import Temperature
 
 Features = Mapping[str, Tensor]
@@ -57,9 +58,10 @@ class BiEncoder(nn.Module):
                 for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout"):
                     if hasattr(config, name):
                         setattr(config, name, dropout)
-            backbone = AutoModel.from_pretrained(
-                checkpoint.folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-            )
+            with quiet_loading():
+                backbone = AutoModel.from_pretrained(
+                    checkpoint.folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+                )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"{checkpoint.name} cannot be loaded for training: {error}") from error
         pooler = getattr(backbone, "pooler", None)
@@ -117,7 +119,7 @@ class _GatherRows(torch.autograd.Function):
         total = gradient.contiguous().clone()
         torch.distributed.all_reduce(total)
         rank = torch.distributed.get_rank()
-        return total.split(counts)[rank], None
+        return torch.split(total, list(counts))[rank], None
 
 
 def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
@@ -140,7 +142,8 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     sizes[rank] = len(rows)
     torch.distributed.all_reduce(sizes)
     counts = tuple(int(size) for size in sizes)
-    return _GatherRows.apply(rows, counts), sum(counts[:rank])
+    gathered: Tensor = _GatherRows.apply(rows, counts)  # type: ignore[no-untyped-call]  # torch's own signature
+    return gathered, sum(counts[:rank])
 
 
 def cached_backward(
@@ -184,7 +187,7 @@ def cached_backward(
     value.backward()  # type: ignore[no-untyped-call]  # torch's own signature
     assert leaves.grad is not None
     after = _random_state()
-    gradients = leaves.grad.split([len(part) for part in parts])
+    gradients = torch.split(leaves.grad, [len(part) for part in parts])
     for number, (group, state, gradient) in enumerate(zip(groups, states, gradients, strict=True)):
         last = number == len(groups) - 1
         _set_random_state(state)

@@ -167,7 +167,7 @@ class FrozenLM:
         else:
             options["use_safetensors"] = True
         try:
-            with _quiet():
+            with quiet_loading():
                 weights = AutoModelForCausalLM.from_pretrained(place, dtype=kind, **options)
                 options.pop("use_safetensors", None)
                 tokenizer = AutoTokenizer.from_pretrained(place, **options)
@@ -559,7 +559,7 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Keep the progress bars of loading out of people's output."""
     from transformers.utils import logging
 

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -86,7 +86,7 @@ def mine(
     options = [method, split, limit, depth, keep, margin, drop_answers, seed, view.fingerprint if view else None]
     rankers = _Rankers(collection, method, view if method != "bm25" else None, depth)
 
-    def rows(part: Sequence[Query]) -> Iterator[Row]:
+    def rows(part: Iterable[Query]) -> Iterator[Row]:
         for query in part:
             row = _row(collection, query, name, rankers, keep, margin, drop_answers, seed)
             if row is not None:

@@ -7,6 +7,7 @@ and kept in Arrow files, so they are memory-mapped and their number is bounded b
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -157,9 +158,10 @@ def read_rows(
     if streaming:
         return IterableDataset.from_generator(_read_lines, gen_kwargs=arguments, features=features())
     try:
-        dataset: Dataset = Dataset.from_generator(
-            _read_lines, gen_kwargs=arguments, features=features(), cache_dir=cache_dir, split="train"
-        )
+        with _no_bars():
+            dataset: Dataset = Dataset.from_generator(
+                _read_lines, gen_kwargs=arguments, features=features(), cache_dir=cache_dir, split="train"
+            )
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
@@ -220,7 +222,10 @@ def row_at(dataset: Any, index: int) -> Row:
 
 def as_row(record: Mapping[str, Any]) -> Row:
     """A record of such a dataset as a row, unchecked."""
-    return Row(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+    }
+    return Row(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +325,20 @@ def _parse_query(record: Mapping[str, Any], corpus: Mapping[str, Any]) -> Query:
 def content_hash(*parts: object) -> str:
     """A hash of JSON values: equal content, equal hash, in every process."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep the progress bars of datasets out of people's output."""
+    import datasets
+
+    hidden = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()
 
 
 def _columns(row: Row) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def _requests(row: Row, lm: LanguageModel, store: RewardStore, options: LabelOpt
     outputs = tuple(template.follow(output) for output in (desired, *others))
     if bare.opened:  # behind a chat template's header an output begins without the space
         outputs = tuple(output.lstrip() for output in outputs)
-    prompts = [(None, bare)]
+    prompts: list[tuple[str | None, Prompt]] = [(None, bare)]
     prompts += [(text, wrap(template.fill(row.query, text, row.context))) for text in row.candidates]
     return [
         (Scored(lm.revision, row.task, row.query, candidate, prompt.text, outputs), prompt)

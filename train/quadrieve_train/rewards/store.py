@@ -127,7 +127,7 @@ class RewardStore:
         here, now = (socket.gethostname(), os.getpid()), time.time()
         with self._transaction() as database:
             held = database.execute("SELECT host, process, until FROM claims WHERE key = ?", (key,)).fetchone()
-            if held is not None and held[:2] != here and _alive(*held, now):
+            if held is not None and held[:2] != here and _alive(held[0], held[1], held[2], now):
                 return False
             database.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", (key, *here, now + _LEASE))
         return True

@@ -1,0 +1,351 @@
+"""From a recipe and data to a model: mine, label, train, export, each step going on where it was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import PartialState  # type: ignore[import-untyped]  # comes without types
+from transformers import AutoTokenizer, TrainerCallback
+
+from quadrieve import Embedder, checkpoint
+from quadrieve.errors import InputError, StoreError
+
+from .collating import draw_candidates
+from .dev import DevSet
+from .encoder import BiEncoder
+from .errors import StoppedError
+from .export import export
+from .lm import FrozenLM, LanguageModel
+from .lm_server import ServerLM
+from .losses import Temperature
+from .mining import mine
+from .recipes import Recipe, TaskRecipe
+from .rewards import LabelOptions, RewardStore, label
+from .rows import Row, as_row, from_rows, read_collection, read_rows
+from .trainer import MultiTaskTrainer, training_arguments
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run left: the model's folder, and NDCG@10 on the dev set of each task before and after."""
+
+    folder: Path
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+def open_lm(name: str, *, device: str | None = None, max_length: int | None = None) -> LanguageModel:
+    """The language model of that name: a server for an URL, else a model that is loaded here."""
+    if name.startswith(("http://", "https://")):
+        return ServerLM(name)
+    return FrozenLM.load(name, device=device, max_length=max_length)
+
+
+def train(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    work: Path | None = None,
+    lm: LanguageModel | None = None,
+    progress: bool = False,
+    use_cpu: bool = False,
+) -> Trained:
+    """Run a recipe.
+
+    Everything on the way (mined rows, rewards, checkpoints, logs) is kept in `work`; a run that was stopped goes on
+    from there. Several processes, started by `accelerate launch`, share mining, labelling and training.
+
+    Args:
+        recipe: What to do.
+        data: The folder that the recipe's sources are in.
+        out: The model's folder; replaced at the end.
+        work: Where the way is kept; None for a folder beside `out`.
+        lm: The language model, in place of the recipe's.
+        progress: Show progress bars on stderr.
+        use_cpu: Do not use a GPU.
+
+    Raises:
+        InputError: If sources are missing, rows do not fit the recipe, or `work` belongs to another recipe.
+        StoreError: If the disk is too small.
+        DivergedError: If a loss is not finite.
+        StoppedError: If a monitor stopped the run.
+        KeyboardInterrupt: If Ctrl-C did, after the checkpoint was saved.
+    """
+    state = PartialState(cpu=use_cpu)
+    work = work or out.with_name(out.name + ".work")
+    start = checkpoint.find(recipe.model, revision=recipe.revision)
+    _check_work(recipe, work, state)
+    rows, dev = prepare(recipe, data, work, lm=lm, progress=progress and state.is_main_process)
+
+    torch.manual_seed(recipe.seed)
+    temperature = Temperature(recipe.tau, learned=recipe.learn_tau)
+    encoder = BiEncoder.load(start, temperature, lora=recipe.lora, dropout=recipe.dropout)
+    tokenizer = AutoTokenizer.from_pretrained(start.folder, trust_remote_code=False)
+    check_disk(encoder, recipe, work)
+    checkpoints = work / "checkpoints"
+    interrupt = InterruptCallback()
+    args = training_arguments(
+        recipe,
+        checkpoints,
+        use_cpu=use_cpu,
+        disable_tqdm=not progress,
+    )
+    trainer = MultiTaskTrainer(encoder, tokenizer, rows, recipe, args, dev=dev, callbacks=[interrupt])
+    resume = last_checkpoint(checkpoints)
+    with interrupt.listening():
+        if resume is None:
+            trainer.evaluate()
+            trainer.watch.compare_with(measure_start(recipe, dev))
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if interrupt.asked:
+        raise KeyboardInterrupt
+    if trainer.watch.stopped_by:
+        raise StoppedError(f"{trainer.watch.stopped_by}; the weights of that step are in {checkpoints}.")
+    metrics = trainer.evaluate()
+    before = dict(trainer.watch.first.ndcg) if trainer.watch.first else {}
+    after = {task: metrics[f"eval_{task}_ndcg@10"] for task in dev}
+    if state.is_main_process:
+        numbers = {
+            name: {"rows": len(dataset), "rewarded": sum(bool(rewards) for rewards in dataset["rewards"])}
+            for name, dataset in rows.items()
+        }
+        trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+        export(trained, tokenizer, start, recipe, out, figures={"before": before, "after": after}, data=numbers)
+    state.wait_for_everyone()
+    return Trained(out, before, after)
+
+
+def prepare(
+    recipe: Recipe, data: Path, work: Path, *, lm: LanguageModel | None = None, progress: bool = False
+) -> tuple[dict[str, Dataset], dict[str, DevSet]]:
+    """Mine and label what the recipe names: rows and, where the data has one, a dev set for each task."""
+    opened = lm
+    needed = any(task.labelled != 0 or task.dev_labelled for task in recipe.tasks.values())
+    if opened is None and needed:
+        opened = open_lm(recipe.lm, max_length=recipe.rewards.max_length)
+    embedder = Embedder.load(recipe.model, revision=recipe.revision)
+    rows: dict[str, Dataset] = {}
+    dev: dict[str, DevSet] = {}
+    with RewardStore(work / "rewards") as store:
+        for name, task in recipe.tasks.items():
+            found: list[Row] = []
+            for source in task.sources:
+                path = data / source
+                if source.endswith(".jsonl"):
+                    found += _given(path, name, recipe)
+                else:
+                    found += _mined(path, name, task, recipe, embedder, opened, store, work, progress)
+            useful = [row for row in found if row.rewards or (row.pos and "contrastive" in task.losses)]
+            if not useful:
+                raise InputError(f"Task {name!r}: no row of {', '.join(task.sources)} has what its losses need.")
+            rows[name] = from_rows(useful)
+            measured = task.dev or next((s for s in task.sources if not s.endswith(".jsonl")), None)
+            if measured is not None:
+                dev[name] = _dev(data / measured, name, task, recipe, embedder, opened, store, work, progress)
+    return rows, dev
+
+
+def measure_start(recipe: Recipe, dev: Mapping[str, DevSet]) -> dict[str, float]:
+    """NDCG@10 of the starting weights by task, used as they are meant to be: with their own prefixes or none."""
+    embedder = Embedder.load(recipe.model, revision=recipe.revision)
+    found: dict[str, float] = {}
+    for task, measured in dev.items():
+        view = embedder.view(task)
+        found[task] = measured.measure(
+            lambda texts, side, view=view: (view.embed_queries if side == "query" else view.embed_keys)(texts)
+        ).ndcg
+    return found
+
+
+def check_disk(encoder: BiEncoder, recipe: Recipe, work: Path) -> None:
+    """Refuse a run whose checkpoints do not fit: weights and two moments each, in float32.
+
+    Raises:
+        StoreError: If the disk of `work` has too little room.
+    """
+    weights = sum(parameter.numel() for parameter in encoder.parameters()) * 4
+    moments = 2 * sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad) * 4
+    needed = (weights + moments) * (recipe.keep_checkpoints + 1) + 2 * weights
+    work.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise StoreError(
+            f"{str(work)!r} has {free / 1e9:.1f} GB free, and checkpoints of this run need {needed / 1e9:.1f} GB; free "
+            "some, name another folder, or lower keep_checkpoints."
+        )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+class InterruptCallback(TrainerCallback):  # type: ignore[misc]  # transformers comes without types
+    """Makes Ctrl-C save a checkpoint at the end of the step and stop there; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take Ctrl-C over while the context is open."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.signal(signal.SIGINT, self._ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save and stop, in all processes at the same step."""
+        del state
+        if args.world_size > 1:
+            asked = torch.tensor(float(self.asked), device=args.device)
+            torch.distributed.all_reduce(asked)
+            self.asked = bool(asked > 0)
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def _given(path: Path, task: str, recipe: Recipe) -> list[Row]:
+    """The rows of a file that are of the task; their rewards must be of the recipe's language model."""
+    dataset: Any = read_rows(path, task)
+    rows = [row for row in map(as_row, dataset) if row.task == task]
+    for row in rows:
+        made_by = row.rewarded_by.split("@")[0]
+        if made_by and made_by not in (recipe.lm, Path(recipe.lm).name, Path(recipe.lm).stem):
+            raise InputError(
+                f"{path} has rewards of {row.rewarded_by!r}, and the recipe's language model is {recipe.lm!r}; label "
+                "the rows again, or name that model in the recipe."
+            )
+    return rows
+
+
+def _mined(
+    folder: Path,
+    name: str,
+    task: TaskRecipe,
+    recipe: Recipe,
+    embedder: Embedder,
+    lm: LanguageModel | None,
+    store: RewardStore,
+    work: Path,
+    progress: bool,
+) -> list[Row]:
+    mined = _mine(folder, name, "train", task.queries, recipe, embedder, work, progress)
+    chosen = [i for i, row in enumerate(mined) if row.answers][: task.labelled]
+    if task.labelled and not chosen:
+        raise InputError(f"{folder} has no answers, and the {recipe.rewards.kind} reward of task {name!r} needs them.")
+    labelled = _labelled([mined[i] for i in chosen], recipe, lm, store, progress)
+    return [*labelled, *(row for i, row in enumerate(mined) if i not in set(chosen))]
+
+
+def _dev(
+    folder: Path,
+    name: str,
+    task: TaskRecipe,
+    recipe: Recipe,
+    embedder: Embedder,
+    lm: LanguageModel | None,
+    store: RewardStore,
+    work: Path,
+    progress: bool,
+) -> DevSet:
+    rewarded: Sequence[Row] = ()
+    if task.dev_labelled:
+        mined = _mine(folder, name, "dev", task.dev_labelled, recipe, embedder, work, progress)
+        rewarded = _labelled([row for row in mined if row.answers], recipe, lm, store, progress, quality=True)
+    return DevSet.from_collection(
+        read_collection(folder),
+        name,
+        queries=task.dev_queries,
+        keys=task.dev_keys,
+        rewarded=rewarded,
+    )
+
+
+def _mine(
+    folder: Path,
+    name: str,
+    split: str,
+    limit: int | None,
+    recipe: Recipe,
+    embedder: Embedder,
+    work: Path,
+    progress: bool,
+) -> list[Row]:
+    spec = recipe.mining
+    with PartialState().main_process_first():
+        mined = mine(
+            read_collection(folder),
+            name,
+            method=spec.method,
+            view=None if spec.method == "bm25" else embedder.view(name),
+            split=split,
+            limit=limit,
+            depth=spec.depth,
+            keep=spec.keep,
+            margin=spec.margin,
+            drop_answers=spec.drop_answers,
+            folder=work / "mined" / f"{name}-{folder.name}-{split}",
+            progress=progress,
+        )
+    return [as_row(record) for record in mined]
+
+
+def _labelled(
+    rows: Sequence[Row],
+    recipe: Recipe,
+    lm: LanguageModel | None,
+    store: RewardStore,
+    progress: bool,
+    *,
+    quality: bool = False,
+) -> list[Row]:
+    if not rows or lm is None:
+        return []
+    spec = recipe.rewards
+    options = LabelOptions(
+        kind=spec.kind,
+        outputs=spec.outputs,
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        max_new_tokens=spec.max_new_tokens,
+        chat=spec.chat,
+        quality=quality,
+    )
+    # The draws do not follow the recipe's seed, so that runs with other seeds share their rewards.
+    drawn = [draw_candidates(row, recipe.candidates, f"label {row.query_id}") for row in rows]
+    return [as_row(record) for record in label(drawn, lm, store, options, progress=progress)]
+
+
+def _check_work(recipe: Recipe, work: Path, state: PartialState) -> None:
+    kept = work / "recipe.yaml"
+    with state.main_process_first():
+        if not kept.exists():
+            work.mkdir(parents=True, exist_ok=True)
+            kept.write_text(recipe.to_yaml(), encoding="utf-8")
+        elif kept.read_text(encoding="utf-8") != recipe.to_yaml():
+            raise InputError(
+                f"{str(work)!r} holds a run of another recipe; name another folder, or delete it to begin again."
+            )
