@@ -326,7 +326,7 @@ class _Encoder:
         self.checkpoint = checkpoint
         self.device = torch.device(device or _best_device())
         self.dtype = _choose_dtype(dtype, self.device)
-        self.batch_tokens = 4096 if self.device.type == "cpu" else 65536
+        self.batch_tokens = 2048 if self.device.type == "cpu" else 65536
         self.tokenizer, self.model = _read_model(checkpoint, self.dtype)
         self.model.eval().requires_grad_(False).to(self.device)
         self._turn = threading.Lock()

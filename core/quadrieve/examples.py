@@ -12,6 +12,7 @@ from .errors import InputError
 from .index import Hit, Index, Record
 from .index.filters import all_of, read_filter
 from .index.location import Location
+from .index.ranking import Mode
 from .index.records import canonical_json, check_metadata, content_id
 from .role_store import RoleStore, check_delete
 from .roles import Role
@@ -110,7 +111,9 @@ class ExampleBank(RoleStore):
         max_tokens: int | None = None,
         *,
         where: Mapping[str, Any] | None = None,
+        mode: Mode = "hybrid",
         min_score: float | None = None,
+        diversity: float | None = None,
     ) -> list[Example]:
         """The k cases most like the new one, nearest last, as a prompt wants them.
 
@@ -120,13 +123,17 @@ class ExampleBank(RoleStore):
             task: Only cases of this kind.
             max_tokens: What they may take together; the farthest are left out first.
             where: Filter on metadata.
+            mode: How to rank: see `KnowledgeBase.search`.
             min_score: Only cases with at least this cosine similarity.
+            diversity: From 0 to 1: how much a case's likeness to those before it counts against it (MMR).
         """
         if max_tokens is not None and max_tokens < 0:
             raise InputError(f"max_tokens must not be negative, got {max_tokens}.")
         of_task = None if task is None else read_filter({"task": task})
         filter = all_of(of_task, read_filter(where))
-        hits = self.index.search(as_text(input, "The input"), k, filter=filter, min_score=min_score)
+        hits = self.index.search(
+            as_text(input, "The input"), k, filter=filter, mode=mode, min_score=min_score, diversity=diversity
+        )
         chosen: list[Example] = []
         left: float = math.inf if max_tokens is None else max_tokens
         for hit in hits:
@@ -136,14 +143,23 @@ class ExampleBank(RoleStore):
             chosen.append(_example(hit))
         return chosen[::-1]
 
-    def delete(self, ids: Sequence[str] | None = None, where: Mapping[str, Any] | None = None) -> int:
-        """Delete cases by id, by filter (`{"task": "…"}`) or both; returns how many there were.
+    def delete(
+        self, ids: Sequence[str] | None = None, where: Mapping[str, Any] | None = None, *, erase: bool = False
+    ) -> int:
+        """Delete cases by id, by filter or both; returns how many there were.
+
+        They are found no more from then on; their bytes leave the disk with `rebuild`.
+
+        Args:
+            ids: These cases.
+            where: Those that match this filter on metadata.
+            erase: Rebuild at once.
 
         Raises:
             InputError: If nothing says what to delete.
         """
         check_delete(ids, where)
-        return self.index.delete(ids, filter=read_filter(where))
+        return self._delete(ids, None, read_filter(where), erase)
 
     def count(self, where: Mapping[str, Any] | None = None) -> int:
         """How many cases there are, in all or of those that match."""

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 from .embedder import EmbedderLike, OnLong, check_text, check_texts
 from .index import Hit, Record
 from .index.filters import read_filter
-from .index.index import Mode
 from .index.location import Location
+from .index.ranking import Mode
 from .index.records import check_metadata, content_id
 from .role_store import RoleStore, check_delete, per_text
 from .roles import Role
@@ -91,8 +91,9 @@ class KnowledgeBase(RoleStore):
         query: str,
         k: int = 5,
         where: Mapping[str, Any] | None = None,
-        mode: Mode = "dense",
+        mode: Mode = "hybrid",
         min_score: float | None = None,
+        diversity: float | None = None,
     ) -> list[Hit]:
         """The k passages that help most, best first.
 
@@ -100,19 +101,31 @@ class KnowledgeBase(RoleStore):
             query: What is asked.
             k: How many at most.
             where: Filter on metadata: `{"lang": "en", "year": {"$gte": 2020}}`, `$and`, `$or`, nested as `"a.b"`.
-            mode: How to rank.
+            mode: `hybrid` ranks by meaning and by words, `dense` by meaning alone, `lexical` by words alone.
             min_score: Only passages with at least this cosine similarity.
+            diversity: From 0 to 1: how much a hit's likeness to those before it counts against it (MMR).
         """
-        return self.index.search(query, k, filter=read_filter(where), mode=mode, min_score=min_score)
+        return self.index.search(
+            query, k, filter=read_filter(where), mode=mode, min_score=min_score, diversity=diversity
+        )
 
-    def delete(self, ids: Sequence[str] | None = None, where: Mapping[str, Any] | None = None) -> int:
+    def delete(
+        self, ids: Sequence[str] | None = None, where: Mapping[str, Any] | None = None, *, erase: bool = False
+    ) -> int:
         """Delete passages by id, by filter or both; returns how many there were.
+
+        They are found no more from then on; their bytes leave the disk with `rebuild`.
+
+        Args:
+            ids: These passages.
+            where: Those that match this filter on metadata.
+            erase: Rebuild at once.
 
         Raises:
             InputError: If nothing says what to delete.
         """
         check_delete(ids, where)
-        return self.index.delete(ids, filter=read_filter(where))
+        return self._delete(ids, None, read_filter(where), erase)
 
     def count(self, where: Mapping[str, Any] | None = None) -> int:
         """How many passages there are, in all or of those that match."""

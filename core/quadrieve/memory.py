@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
@@ -13,6 +14,7 @@ from .errors import InputError
 from .index import Hit, Index, Record
 from .index.filters import Filter, all_of, own, read_filter
 from .index.location import Location
+from .index.ranking import Mode
 from .index.records import Namespace, Scalar, check_metadata, check_namespace, content_id
 from .role_store import RoleStore
 from .roles import Role
@@ -24,6 +26,7 @@ Source = Literal["user", "assistant", "tool", "web"]
 Moment: TypeAlias = "datetime | float | str"
 
 _ALWAYS, _NEVER = -1e18, 1e18
+_REMEMBERED_RECALLS = 1000
 _OWN = ("at", "source", "expires", "valid_from", "valid_to")
 
 
@@ -47,6 +50,7 @@ class Memory(RoleStore):
     def __init__(self, index: Index, user: str | Namespace) -> None:
         super().__init__(index)
         self.namespace = check_namespace(user)
+        self._recalled: dict[str, str] = {}
 
     @classmethod
     def open(
@@ -88,7 +92,8 @@ class Memory(RoleStore):
     ) -> list[str]:
         """Store what was said: a text, or turns, which become one record for each exchange.
 
-        What this user's memory holds already, word for word from the same source, is kept with its first time.
+        What this user's memory holds already, word for word from the same source, is kept with its first time;
+        what was just recalled and is said again by another source (an assistant that quotes it) is not stored again.
 
         Args:
             text_or_turns: A text, or turns as `("user", "…")` or `{"role": "user", "content": "…"}`.
@@ -121,10 +126,17 @@ class Memory(RoleStore):
         if valid_to is not None:
             times["valid_to"] = read_moment(valid_to, "valid_to")
         entry = {**check_metadata(metadata), **times, "source": source}
-        records = {record.id: record for record in (self._record(text, entry) for text in _texts(text_or_turns))}
+        ids: list[str] = []
+        records: dict[str, Record] = {}
+        for text in _texts(text_or_turns):
+            record = self._record(text, entry)
+            quoted = self._recalled.get(_plain(text), record.id)
+            ids.append(quoted)
+            if quoted == record.id:
+                records[record.id] = record
         known = {record.id: record for record in self.index.get(list(records), namespace=self.namespace)}
         self.index.write([_merge(known.get(id), record, now) for id, record in records.items()])
-        return list(records)
+        return ids
 
     def recall(
         self,
@@ -133,6 +145,11 @@ class Memory(RoleStore):
         as_of: Moment | None = None,
         min_score: float | None = None,
         where: Mapping[str, Any] | None = None,
+        *,
+        mode: Mode = "hybrid",
+        diversity: float | None = None,
+        recency: float = 0.0,
+        half_life: float = 30 * 86400.0,
     ) -> list[Hit]:
         """What this user said before that helps with what is said now, best first.
 
@@ -142,22 +159,53 @@ class Memory(RoleStore):
             as_of: What was known and held at that time; None is what holds now.
             min_score: Only memories with at least this cosine similarity.
             where: Filter on metadata, `at` (seconds since 1970) and `source` among it.
+            mode: How to rank: see `KnowledgeBase.search`.
+            diversity: From 0 to 1: how much a hit's likeness to those before it counts against it (MMR).
+            recency: From 0 to 1: how much of the rank is decided by age instead of by meaning; `hit.why` says
+                under `recency` what age gave each.
+            half_life: Seconds in which what age gives is halved.
 
         Returns:
             Hits whose metadata has `at`, `source` and what else was given.
         """
-        filter = all_of(_alive(time.time(), as_of), read_filter(where))
-        return self.index.search(
-            query_text(query_or_turns), k, namespace=self.namespace, filter=filter, min_score=min_score
+        if not 0 <= recency <= 1 or not half_life > 0:
+            raise InputError(f"recency is from 0 to 1 and half_life above 0, got {recency!r} and {half_life!r}.")
+        now = time.time()
+        hits = self.index.search(
+            query_text(query_or_turns),
+            k if not recency else max(4 * k, 20),
+            namespace=self.namespace,
+            filter=all_of(_alive(now, as_of), read_filter(where)),
+            mode=mode,
+            min_score=min_score,
+            diversity=diversity,
         )
+        if recency:
+            until = now if as_of is None else read_moment(as_of, "as_of")
+            hits = _by_age(hits, until, recency, half_life)[:k]
+        for hit in hits:
+            self._recalled[_plain(hit.text)] = hit.id
+        while len(self._recalled) > _REMEMBERED_RECALLS:
+            del self._recalled[next(iter(self._recalled))]
+        return hits
 
-    def forget(self, ids: Sequence[str] | None = None, before: Moment | None = None, everything: bool = False) -> int:
+    def forget(
+        self,
+        ids: Sequence[str] | None = None,
+        before: Moment | None = None,
+        everything: bool = False,
+        *,
+        erase: bool = False,
+    ) -> int:
         """Delete memories of this user; returns how many there were.
+
+        They are recalled no more from then on; their bytes leave the disk with `rebuild`.
 
         Args:
             ids: These memories; those of another user are left alone.
             before: Those said before this time.
             everything: All of this user's.
+            erase: Rebuild at once.
 
         Raises:
             InputError: If nothing says what to forget.
@@ -167,11 +215,23 @@ class Memory(RoleStore):
         if ids is None and before is None and not everything:
             raise InputError("Nothing says what to forget; pass ids=[…], before=… or everything=True.")
         filter = None if before is None else own("at", "$lt", read_moment(before, "before"))
-        return self.index.delete(ids, namespace=self.namespace, filter=filter)
+        return self._delete(ids, self.namespace, filter, erase)
+
+    def sweep(self) -> int:
+        """Delete this user's memories whose time to live is over; returns how many there were."""
+        return self.index.delete(namespace=self.namespace, filter=own("expires", "$lte", time.time()))
 
     def count(self) -> int:
         """How many memories of this user are alive."""
         return self.index.count(namespace=self.namespace, filter=_alive(time.time(), None))
+
+    def _namespace(self) -> Namespace:
+        return self.namespace
+
+    def _adopt(self, record: Record) -> Record:
+        """A memory of an export, whosever it was, as this user's."""
+        id = content_id(self.namespace, record.text, record.metadata.get("source"))
+        return replace(record, id=id, namespace=self.namespace)
 
     def _record(self, text: str, entry: Mapping[str, Any]) -> Record:
         fields: dict[str, Scalar] = {
@@ -223,6 +283,20 @@ def _merge(known: Record | None, new: Record, now: float) -> Record:
         metadata["expires"] = expires
     fields = {**new.fields, "at": known.fields["at"], "expires": expires}
     return Record(new.id, new.text, metadata, fields=fields, namespace=new.namespace)
+
+
+def _by_age(hits: Sequence[Hit], until: float, recency: float, half_life: float) -> list[Hit]:
+    aged: list[tuple[float, Hit]] = []
+    for hit in hits:
+        share = recency * 0.5 ** (max(0.0, until - float(hit.metadata["at"])) / half_life)
+        rank = (1 - recency) * hit.score + share
+        aged.append((rank, replace(hit, why={**hit.why, "recency": round(share, 4)})))
+    return [hit for _, hit in sorted(aged, key=lambda pair: -pair[0])]
+
+
+def _plain(text: str) -> str:
+    """A text without what tells two quotations of it apart."""
+    return " ".join(text.casefold().split())
 
 
 def _alive(now: float, as_of: Moment | None) -> Filter | None:

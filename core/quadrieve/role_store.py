@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from .embedder import EmbedderLike, OnLong
+from .embedder import EmbedderLike, OnLong, ViewLike
 from .errors import InputError
-from .index import Index
-from .index.filters import read_filter
+from .index import Index, Record
+from .index.filters import Filter, read_filter
 from .index.location import Location
-from .roles import Role, find_task
+from .index.ranking import Embed
+from .index.records import Namespace
+from .index.transfer import read_lines, write_lines
+from .roles import Role, Task, find_task
+
+_BATCH = 1024  # records that are imported together
 
 
 class RoleStore:
@@ -51,6 +58,91 @@ class RoleStore:
     def close(self) -> None:
         """Let go of the store; closing twice is fine."""
         self.index.close()
+
+    def rebuild(self, embedder: EmbedderLike | None = None, *, progress: bool = False) -> None:
+        """Erase what was deleted from the disk, or move to another embedder.
+
+        The live records are copied to a new place, the copy is checked and takes over from one moment to the next.
+        With the same embedder nothing of a deleted record is left in any byte of the folder; with another one every
+        text is encoded anew, and a run that was killed goes on when it is called again. Searches are answered
+        meanwhile. What a Chroma server cannot promise is said at `ServedRecords.rebuild`.
+
+        Args:
+            embedder: What embeds from now on; None keeps the one there is.
+            progress: Show a progress bar on stderr.
+
+        Raises:
+            StoreError: If the copy is not what it should be; nothing has changed then.
+        """
+        view = None if embedder is None else embedder.view(self._task())
+        embed = None if view is None else self._embedding(view)
+        self.index.rebuild(view, embed=embed, progress=progress)
+
+    def export(self, path: str | os.PathLike[str], *, vectors: bool = False) -> int:
+        """Write all records as JSON lines with `id`, `text` and `metadata`; returns how many there were.
+
+        Args:
+            path: The file; it is replaced when all is written.
+            vectors: Also write the vectors, so that an import by the same embedder encodes nothing.
+        """
+        records = self.index.scan(namespace=self._namespace(), vectors=vectors)
+        return write_lines(path, records, self.index.view.fingerprint)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], location: Location = None, **options: Any) -> Self:
+        """Open a store and add the records of an export to it.
+
+        Args:
+            path: What `export` wrote.
+            location: Where the store lies; None for memory.
+            options: What `open` takes: `embedder` at least.
+        """
+        opener: Any = cls
+        store: Self = opener.open(location, **options)
+        store.restore(path)
+        return store
+
+    def restore(self, path: str | os.PathLike[str], *, progress: bool = False) -> int:
+        """Add the records of an export, of this or another embedder; returns how many there were.
+
+        Vectors of another embedder are not used: those texts are encoded anew.
+
+        Raises:
+            InputError: If a line is no record; what came before it is stored.
+        """
+        lines = read_lines(path, self.index.view.fingerprint)
+        count = 0
+        while some := [self._adopt(record) for record in islice(lines, _BATCH)]:
+            self._write(some, progress=progress)
+            count += len(some)
+        return count
+
+    def _task(self) -> str:
+        task = getattr(self.index.view, "task", None)
+        return task.name if isinstance(task, Task) else find_task(self.role).name
+
+    def _namespace(self) -> Namespace | None:
+        return None
+
+    def _adopt(self, record: Record) -> Record:
+        """A record of an export as one of this store."""
+        return record
+
+    def _write(self, records: Sequence[Record], *, progress: bool = False) -> list[str]:
+        return self.index.write(records, progress=progress)
+
+    def _embedding(self, view: ViewLike) -> Embed | None:
+        """How a view makes the vectors of this role's records; None encodes their texts."""
+        del view
+        return None
+
+    def _delete(
+        self, ids: Sequence[str] | None, namespace: Namespace | None, filter: Filter | None, erase: bool
+    ) -> int:
+        deleted = self.index.delete(ids, namespace=namespace, filter=filter)
+        if erase:
+            self.index.rebuild()
+        return deleted
 
 
 def check_delete(ids: Sequence[str] | None, where: Mapping[str, Any] | None) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from .embedder import EmbedderLike, OnLong, check_text
-from .errors import InputError
+from .embedder import EmbedderLike, OnLong, Vectors, ViewLike, check_text
+from .errors import InputError, StoreError
 from .examples import CountTokens, estimate_tokens
-from .index import Index, Record
+from .index import Hit, Index, Record
+from .index.filters import Filter, own
 from .index.location import Location
+from .index.ranking import Embed, Mode
 from .index.records import canonical_json, content_id
 from .role_store import RoleStore
 from .roles import Role
@@ -120,6 +124,7 @@ class Toolbox(RoleStore):
     def __init__(self, index: Index, count_tokens: CountTokens | None = None) -> None:
         super().__init__(index)
         self.count_tokens = count_tokens or estimate_tokens
+        self._cache: tuple[int | None, dict[str, Tool]] | None = None
 
     @classmethod
     def open(
@@ -168,9 +173,11 @@ class Toolbox(RoleStore):
         for tool in given:
             if by_name.setdefault(tool.name, tool) != tool:
                 raise InputError(f"The name {tool.name!r} stands for two different tools.")
-        stored = {record.payload["name"]: record.payload for record in self.index.get(list(map(_id, by_name)))}
-        changed = [tool for name, tool in by_name.items() if stored.get(name) != _payload(tool)]
-        self.index.write(self._records(changed), progress=progress)
+        known = self._tools()
+        changed = [
+            tool for name, tool in by_name.items() if name not in known or _payload(known[name]) != _payload(tool)
+        ]
+        self._write([_record(tool) for tool in changed], progress=progress)
         return [tool.name for tool in changed]
 
     def unregister(self, names: Sequence[str]) -> int:
@@ -181,8 +188,8 @@ class Toolbox(RoleStore):
 
     def get(self, names: Sequence[str] | None = None) -> list[Tool]:
         """Tools by name (in that order, those that are there), or all."""
-        records = self.index.get(None if names is None else [_id(name) for name in names])
-        return [_tool(record.payload) for record in records]
+        known = self._tools()
+        return [known[name] for name in dict.fromkeys(known if names is None else names) if name in known]
 
     def select(
         self,
@@ -191,6 +198,8 @@ class Toolbox(RoleStore):
         always: Sequence[str] = (),
         max_tokens: int | None = None,
         allowed: Allowed | None = None,
+        *,
+        mode: Mode = "hybrid",
     ) -> list[ToolHit]:
         """The tools to offer for a request, best first, those of `always` before them.
 
@@ -202,79 +211,190 @@ class Toolbox(RoleStore):
                 requires, is passed over.
             allowed: The permissions that the caller holds (a tool that needs others is not offered, one that
                 needs none is), or a function of the tool; None offers all. Applied before ranking.
+            mode: How to rank: see `KnowledgeBase.search`.
 
         Raises:
             InputError: If a tool of `always` is unknown or not allowed, or those tools alone exceed `max_tokens`.
         """
+        if max_tokens is not None and max_tokens < 0:
+            raise InputError(f"max_tokens must not be negative, got {max_tokens}.")
         request = query_text(request_or_turns, history=_HISTORY)
-        permitted = None if allowed is None else {t.name: t for t in self.get() if _is_allowed(t, allowed)}
-        chosen: dict[str, ToolHit] = {}
-        left = float("inf") if max_tokens is None else max_tokens
+        offer = _Offer(self._tools(), allowed, self.count_tokens)
         for name in always:
-            left -= self._offer(name, chosen, {"always": True}, permitted, 0.0)
-        if left < 0:
+            offer.add(name, {"always": True})
+        if max_tokens is not None and offer.tokens > max_tokens:
             raise InputError(
-                f"The tools of always={list(always)} take {-left:.0f} tokens more than max_tokens={max_tokens}."
+                f"The tools of always={list(always)} take {offer.tokens} tokens, max_tokens is {max_tokens}."
             )
-        ids = None if permitted is None else [_id(name) for name in permitted]
         ranked = 0
-        for hit in self.index.search(request, k + len(chosen), ids=ids):
+        for hit in self._ranked(request, k + len(offer.hits), mode, allowed, offer.tools):
             if ranked == k:
                 break
-            group = dict(chosen)
             name = hit.payload["name"]
-            if name in group:
+            group = offer.copy()
+            if name in offer.hits or not group.try_add(name, hit.why, hit.score):
                 continue
-            try:
-                cost = self._offer(name, group, hit.why, permitted, hit.score)
-            except InputError:
-                continue  # it requires a tool that is not there or not allowed
-            if cost <= left:
-                chosen, left, ranked = group, left - cost, ranked + 1
-        return list(chosen.values())
+            if max_tokens is None or group.tokens <= max_tokens:
+                offer, ranked = group, ranked + 1
+        return list(offer.hits.values())
+
+    def lock(self, path: str | os.PathLike[str]) -> None:
+        """Write a lock file: every tool's name with the hash of what it is, for `check_lock`."""
+        hashes = {name: _tool_hash(tool) for name, tool in sorted(self._tools().items())}
+        Path(path).write_text(json.dumps({"format": 1, "tools": hashes}, indent=2) + "\n", encoding="utf-8")
+
+    def check_lock(self, path: str | os.PathLike[str], *, refuse: bool = False) -> Drift:
+        """Hold the tools against a lock file: a description that changed unseen may have been poisoned.
+
+        Args:
+            path: What `lock` wrote.
+            refuse: Raise instead of report.
+
+        Raises:
+            StoreError: If a tool was added, removed or changed, and `refuse` is set.
+            InputError: If the file is no lock file.
+        """
+        try:
+            locked: dict[str, str] = json.loads(Path(path).read_text(encoding="utf-8"))["tools"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{str(path)!r} is no lock file ({error}); write one with lock().") from error
+        now = {name: _tool_hash(tool) for name, tool in self._tools().items()}
+        drift = Drift(
+            added=sorted(now.keys() - locked.keys()),
+            removed=sorted(locked.keys() - now.keys()),
+            changed=sorted(name for name in now.keys() & locked.keys() if now[name] != locked[name]),
+        )
+        if refuse and drift:
+            raise StoreError(f"The tools are not those of {str(path)!r}: {drift}.")
+        return drift
 
     def count(self) -> int:
         """How many tools there are."""
         return self.index.count()
 
-    def _offer(
-        self,
-        name: str,
-        chosen: dict[str, ToolHit],
-        why: Mapping[str, Any],
-        permitted: Mapping[str, Tool] | None,
-        score: float,
-    ) -> int:
-        """Put a tool and what it requires into `chosen`; returns the tokens that they add."""
-        if name in chosen:
-            return 0
-        found = self.get([name])
-        if not found or (permitted is not None and name not in permitted):
-            reason = "is not allowed" if found else "is not registered"
-            raise InputError(f"The tool {name!r} {reason}; register it, or leave it out.")
-        chosen[name] = ToolHit(found[0], score, why)
-        cost = self.count_tokens(found[0].describe())
-        return cost + sum(
-            self._offer(other, chosen, {"required_by": name}, permitted, 0.0) for other in found[0].requires
-        )
+    def _ranked(
+        self, request: str, n: int, mode: Mode, allowed: Allowed | None, tools: Mapping[str, Tool]
+    ) -> Iterator[Hit]:
+        """Allowed tools by rank, as many as are asked for; more are fetched only where some did not fit."""
+        filter: Filter | None = None
+        ids: list[str] | None = None
+        if callable(allowed):
+            ids = [_id(name) for name, tool in tools.items() if allowed(tool)]
+        elif allowed is not None:
+            needed = {_permissions(tool): tool.permissions for tool in tools.values()}
+            open_to = tuple(key for key, permissions in needed.items() if set(permissions) <= set(allowed))
+            if not open_to:
+                return
+            filter = own("permissions", "$in", open_to)
+        seen = 0
+        while True:
+            hits = self.index.search(request, n, filter=filter, ids=ids, mode=mode)
+            yield from hits[seen:]
+            if len(hits) < n:
+                return
+            seen, n = len(hits), 4 * n
 
-    def _records(self, tools: Sequence[Tool]) -> list[Record]:
-        """Records whose vector is the mean of the description's and of the usage requests' (Tool2Vec)."""
-        if not tools:
-            return []
-        vectors = self.index.embed_keys([tool.describe() for tool in tools])
-        requests = [request for tool in tools for request in tool.usage]
-        if requests:
-            asked = iter(self.index.view.embed_queries(requests))
-            for i, tool in enumerate(tools):
-                if tool.usage:
-                    usage = np.mean([next(asked) for _ in tool.usage], axis=0)
-                    mixed = vectors[i] + usage / np.linalg.norm(usage)
-                    vectors[i] = mixed / np.linalg.norm(mixed)
-        return [
-            Record(_id(tool.name), tool.describe(), payload=_payload(tool), vector=vector)
-            for tool, vector in zip(tools, vectors, strict=True)
+    def _tools(self) -> dict[str, Tool]:
+        """All tools by name, read again only when they may have changed."""
+        version = self.index.version
+        if self._cache is None or version is None or version != self._cache[0]:
+            found = (Tool(**record.payload) for record in self.index.scan())
+            self._cache = (version, {tool.name: tool for tool in found})
+        return self._cache[1]
+
+    def _embedding(self, view: ViewLike) -> Embed:
+        return lambda records: _vectors(view, [Tool(**record.payload) for record in records], self.index.encode)
+
+    def _write(self, records: Sequence[Record], *, progress: bool = False) -> list[str]:
+        bare = [record for record in records if record.vector is None]
+        vectors = iter(self._embedding(self.index.view)(bare) if bare else ())
+        complete = [
+            record if record.vector is not None else replace(record, vector=next(vectors)) for record in records
         ]
+        return self.index.write(complete, progress=progress)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How a toolbox differs from its lock file; false if it does not."""
+
+    added: Sequence[str] = ()
+    removed: Sequence[str] = ()
+    changed: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+    def __str__(self) -> str:
+        parts = {"added": self.added, "removed": self.removed, "changed": self.changed}
+        return "; ".join(f"{what} {', '.join(names)}" for what, names in parts.items() if names)
+
+
+class _Offer:
+    """Tools that are offered together, each with all it requires."""
+
+    def __init__(self, tools: Mapping[str, Tool], allowed: Allowed | None, count_tokens: CountTokens) -> None:
+        self.tools = tools
+        self.hits: dict[str, ToolHit] = {}
+        self.tokens = 0
+        self._allowed = allowed
+        self._count_tokens = count_tokens
+
+    def copy(self) -> _Offer:
+        other = _Offer(self.tools, self._allowed, self._count_tokens)
+        other.hits, other.tokens = dict(self.hits), self.tokens
+        return other
+
+    def add(self, name: str, why: Mapping[str, Any], score: float = 0.0) -> None:
+        """Offer a tool and what it requires.
+
+        Raises:
+            InputError: If one of them is unknown or not allowed.
+        """
+        if name in self.hits:
+            return
+        tool = self.tools.get(name)
+        if tool is None or not _is_allowed(tool, self._allowed):
+            reason = "is not registered" if tool is None else "is not allowed"
+            raise InputError(f"The tool {name!r} {reason}; register it, or leave it out.")
+        self.hits[name] = ToolHit(tool, score, why)
+        self.tokens += self._count_tokens(tool.describe())
+        for other in tool.requires:
+            self.add(other, {"required_by": name})
+
+    def try_add(self, name: str, why: Mapping[str, Any], score: float) -> bool:
+        """Offer a tool unless it is gone, or requires one that is not there or not allowed."""
+        try:
+            self.add(name, why, score)
+        except InputError:
+            return False
+        return True
+
+
+def _record(tool: Tool) -> Record:
+    return Record(_id(tool.name), tool.describe(), payload=_payload(tool), fields={"permissions": _permissions(tool)})
+
+
+def _vectors(view: ViewLike, tools: Sequence[Tool], encode: Callable[[ViewLike, Sequence[str]], Vectors]) -> Vectors:
+    """The mean of the description's vector and of the usage requests' (Tool2Vec, arXiv 2409.02141), `[n, dim]`."""
+    vectors = encode(view, [tool.describe() for tool in tools])
+    requests = [request for tool in tools for request in tool.usage]
+    if requests:
+        asked = iter(view.embed_queries(requests))
+        for i, tool in enumerate(tools):
+            if tool.usage:
+                usage = np.mean([next(asked) for _ in tool.usage], axis=0)
+                mixed = vectors[i] + usage / np.linalg.norm(usage)
+                vectors[i] = mixed / np.linalg.norm(mixed)
+    return vectors
+
+
+def _permissions(tool: Tool) -> str:
+    return canonical_json(sorted(tool.permissions), "The permissions")
+
+
+def _tool_hash(tool: Tool) -> str:
+    return content_id(_payload(tool))
 
 
 def _id(name: str) -> str:
@@ -287,9 +407,7 @@ def _payload(tool: Tool) -> dict[str, Any]:
     return as_stored
 
 
-def _tool(payload: Mapping[str, Any]) -> Tool:
-    return Tool(**payload)
-
-
-def _is_allowed(tool: Tool, allowed: Allowed) -> bool:
+def _is_allowed(tool: Tool, allowed: Allowed | None) -> bool:
+    if allowed is None:
+        return True
     return allowed(tool) if callable(allowed) else set(tool.permissions) <= set(allowed)

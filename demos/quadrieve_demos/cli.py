@@ -22,6 +22,7 @@ def demo(
     role: Annotated[list[Role] | None, typer.Option(help="Show only this role; may be given several times.")] = None,
     model: Annotated[str | None, typer.Option(help="Embedder: hub id or folder; the packaged one by default.")] = None,
     lm: Annotated[str | None, typer.Option(help="Reading model: hub id or folder; SmolLM2 by default.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All cases that were written, not three a role.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show the four roles end to end on real text, offline, with and without retrieval.
@@ -46,7 +47,7 @@ def demo(
         reader = Reader.load(lm)
         for shown in role or list(Role):
             status.update(f"{shown.value}: indexing …")
-            for case in SHOWS[shown](embedder, reader):
+            for case in SHOWS[shown](embedder, reader, every=every):
                 cases.append(case)
                 status.update(f"{shown.value}: {len(cases)} cases answered …")
     seconds = round(time.monotonic() - start, 1)

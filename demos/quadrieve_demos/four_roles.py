@@ -26,7 +26,7 @@ _ANSWER = "Answer in a few words."
 _PASSAGES = PromptTemplate(
     "{context_str}\n\nAnswer in a few words, only from the text above.\nQuestion: {query_str}", prompt_type="text_qa"
 )
-_MEMORIES = "You help a friend. What they told you before, as they said it:\n{memories}"
+_NOTES = "Answer in a few words from the notes."
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Case:
     answered: bool
 
 
-def knowledge(embedder: Embedder, reader: Reader) -> Iterator[Case]:
+def knowledge(embedder: Embedder, reader: Reader, *, every: bool) -> Iterator[Case]:
     """A LlamaIndex query engine over passages that no language model has read."""
     passages = texts.read("passages")
     with KnowledgeBase.open(None, embedder=embedder) as kb:
@@ -65,7 +65,7 @@ def knowledge(embedder: Embedder, reader: Reader) -> Iterator[Case]:
                 llm=ReaderLLM(reader=reader), text_qa_template=_PASSAGES, response_mode=ResponseMode.SIMPLE_SUMMARIZE
             ),
         )
-        for row in _some("questions", 2, 4, 11):
+        for row in _cases("questions", every, 3, 6, 11):
             response = engine.query(row["question"])
             said, nodes = str(response), response.source_nodes
             yield Case(
@@ -80,20 +80,19 @@ def knowledge(embedder: Embedder, reader: Reader) -> Iterator[Case]:
             )
 
 
-def memory(embedder: Embedder, reader: Reader) -> Iterator[Case]:
+def memory(embedder: Embedder, reader: Reader, *, every: bool) -> Iterator[Case]:
     """A reply that needs what was said in a session weeks before."""
     with Memory.open(None, embedder=embedder, user="islander") as past:
         for turn in texts.read("turns"):
             past.remember([("user", turn["user"]), ("assistant", turn["assistant"])], at=turn["at"])
-        for row in _some("recalls", 0, 1, 2):
-            now = [{"role": "user", "content": row["message"]}]
-            hits = past.recall(row["message"], k=2)
+        for row in _cases("recalls", every, 1, 3, 4):
+            hits = past.recall(row["message"], k=1)
             quoted = "\n".join(f"> {line}" for hit in hits for line in hit.text.splitlines() if line.startswith("User"))
-            said = reader.reply([{"role": "system", "content": _MEMORIES.format(memories=quoted)}, *now])
+            said = reader.reply(_with_notes(f"Notes:\n{quoted}\n\nQuestion: {row['message']}"))
             yield Case(
                 Role.MEMORY,
                 row["message"],
-                reader.reply(now),
+                reader.reply(_with_notes(f"Question: {row['message']}")),
                 [f"{_short(hit.text)} ({hit.score:.2f})" for hit in hits],
                 said,
                 row["answer"],
@@ -102,12 +101,12 @@ def memory(embedder: Embedder, reader: Reader) -> Iterator[Case]:
             )
 
 
-def example(embedder: Embedder, reader: Reader) -> Iterator[Case]:
+def example(embedder: Embedder, reader: Reader, *, every: bool) -> Iterator[Case]:
     """A label that follows from how similar cases were solved."""
     with ExampleBank.open(None, embedder=embedder) as bank:
         solved = texts.examples()
         bank.add_many(solved)
-        for row in _some("example_queries", 1, 4, 7):
+        for row in _cases("example_queries", every, 1, 4, 7):
             labels = sorted({case.output for case in solved if case.task == row["task"]})
             shown = bank.select(row["input"], k=8, task=row["task"])
             lines = "".join(f"{case.input} => {case.output}\n" for case in shown)
@@ -128,7 +127,7 @@ def example(embedder: Embedder, reader: Reader) -> Iterator[Case]:
             )
 
 
-def tool(embedder: Embedder, reader: Reader) -> Iterator[Case]:
+def tool(embedder: Embedder, reader: Reader, *, every: bool) -> Iterator[Case]:
     """A LangChain agent that is offered five tools of all, and calls one."""
     with Toolbox.open(None, embedder=embedder) as box:
         tools = texts.tools()
@@ -138,7 +137,7 @@ def tool(embedder: Embedder, reader: Reader) -> Iterator[Case]:
             model, [_recorded(tool) for tool in tools], middleware=[ToolSelectionMiddleware(box, max_tools=5)]
         )
         alone: Any = create_agent(model, [])
-        for row in _some("tool_requests", 0, 4, 15):
+        for row in _cases("tool_requests", every, 0, 3, 9):
             said = agent.invoke({"messages": [HumanMessage(row["request"])]})["messages"]
             call = next(call for message in said if isinstance(message, AIMessage) for call in message.tool_calls)
             offered = [hit.name for hit in box.select(row["request"], k=5)]
@@ -154,7 +153,7 @@ def tool(embedder: Embedder, reader: Reader) -> Iterator[Case]:
             )
 
 
-SHOWS: dict[Role, Callable[[Embedder, Reader], Iterator[Case]]] = {
+SHOWS: dict[Role, Callable[..., Iterator[Case]]] = {
     Role.KNOWLEDGE: knowledge,
     Role.MEMORY: memory,
     Role.EXAMPLE: example,
@@ -162,9 +161,14 @@ SHOWS: dict[Role, Callable[[Embedder, Reader], Iterator[Case]]] = {
 }
 
 
-def _some(name: str, *rows: int) -> list[dict[str, Any]]:
-    every = texts.read(name)
-    return [every[row] for row in rows]
+def _cases(name: str, every: bool, *rows: int) -> list[dict[str, Any]]:
+    """All cases of a file, or those rows of it."""
+    written = texts.read(name)
+    return written if every else [written[row] for row in rows]
+
+
+def _with_notes(question: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": _NOTES}, {"role": "user", "content": question}]
 
 
 def _recorded(tool: Tool) -> StructuredTool:

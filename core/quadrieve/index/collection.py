@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -40,25 +40,54 @@ class StampedCollection:
             )
             # get_or_create returns what was asked for, not what is stored.
             self.chroma = client.get_collection(name, embedding_function=None)
-        _check_stamp(self.chroma, name, view)
+        self.check(view)
         self.batch_size: int = client.get_max_batch_size()
 
-    def count(self) -> int:
-        """Records, in all namespaces."""
-        with _asking_chroma(self.chroma.name):
-            return self.chroma.count()
+    def check(self, view: ViewLike) -> None:
+        """Refuse a view that is not the one that the records were written with."""
+        _check_stamp(self.chroma, self.chroma.name, view)
 
-    def put(self, records: Sequence[Record], vectors: Vectors) -> None:
-        """Write records as they are now, nothing of an earlier version left; at most `batch_size` at a time."""
+    def rename(self, name: str) -> None:
+        """Give the collection another name."""
         with _asking_chroma(self.chroma.name):
-            ids = [record.id for record in records]
-            stored = self.chroma.get(ids=ids, include=["metadatas"])
-            keys_before = {
-                id: set(flat or ()) for id, flat in zip(stored["ids"], stored["metadatas"] or (), strict=True)
-            }
+            self.chroma.modify(name=name)
+
+    def drop(self) -> None:
+        """Remove the collection."""
+        with _asking_chroma(self.chroma.name):
+            self.client.delete_collection(self.chroma.name)
+
+    def count(self, filter: Filter | None = None) -> int:
+        """How many records there are, in all or of those that match."""
+        if filter is None:
+            with _asking_chroma(self.chroma.name):
+                return self.chroma.count()
+        return len(self.ids(filter))
+
+    def put(
+        self,
+        records: Sequence[Record],
+        hashes: Mapping[str, str],
+        vectors: Vectors,
+        keys_before: Mapping[str, set[str]] | None = None,
+    ) -> None:
+        """Write records as they are now, nothing of an earlier version left; at most `batch_size` at a time.
+
+        Args:
+            records: The records.
+            hashes: Their content hashes by id.
+            vectors: Their vectors, `[n, dim]`.
+            keys_before: Metadata keys that are stored, by id; None asks Chroma.
+        """
+        ids = [record.id for record in records]
+        with _asking_chroma(self.chroma.name):
+            if keys_before is None:
+                stored = self.chroma.get(ids=ids, include=["metadatas"])
+                flats = zip(stored["ids"], stored["metadatas"] or (), strict=True)
+                keys_before = {id: set(flat or ()) for id, flat in flats}
             metadatas: list[Any] = []
             for record in records:
-                flat: dict[str, Any] = dict(to_chroma(record))
+                flat: dict[str, Any] = dict(to_chroma(record, hashes[record.id]))
                 # Chroma merges metadata on upsert; None takes a key away.
                 flat |= dict.fromkeys(keys_before.get(record.id, set()) - set(flat))
                 metadatas.append(flat)
@@ -67,10 +96,15 @@ class StampedCollection:
             )
 
     def hashes(self, ids: Sequence[str]) -> dict[str, str]:
-        """Content hash by id, of those that are stored."""
+        """Content hash by id, of those that are stored; at most `batch_size` at a time."""
         with _asking_chroma(self.chroma.name):
             found = self.chroma.get(ids=list(ids), include=["metadatas"])
         return {id: str(flat[HASH]) for id, flat in zip(found["ids"], found["metadatas"] or (), strict=True)}
+
+    def ids(self, filter: Filter | None = None) -> list[str]:
+        """The ids of all records, or of those that match."""
+        with _asking_chroma(self.chroma.name):
+            return list(self.chroma.get(where=for_chroma(filter), include=[])["ids"])
 
     def get(
         self,
@@ -101,18 +135,18 @@ class StampedCollection:
     def nearest(
         self, vector: Vectors, k: int, filter: Filter | None, ids: Sequence[str] | None
     ) -> list[tuple[Record, float]]:
-        """The k records nearest to a vector `[dim]`, with their cosine distance, nearest first."""
+        """The k records nearest to a vector `[dim]`, with their vectors and cosine distances, nearest first."""
         with _asking_chroma(self.chroma.name):
             found = self.chroma.query(
                 query_embeddings=np.atleast_2d(vector),
                 n_results=k,
                 where=for_chroma(filter),
                 ids=None if ids is None else list(ids),
-                include=["documents", "metadatas", "distances"],
+                include=["documents", "metadatas", "embeddings", "distances"],
             )
-        lists = (found["ids"], found["documents"], found["metadatas"], found["distances"])
+        lists = (found["ids"], found["documents"], found["metadatas"], found["embeddings"], found["distances"])
         rows = zip(*(some[0] for some in lists if some is not None), strict=True)
-        return [(from_chroma(id, text, flat), float(distance)) for id, text, flat, distance in rows]
+        return [(from_chroma(id, text, flat, row), float(distance)) for id, text, flat, row, distance in rows]
 
     def delete(self, ids: Sequence[str]) -> None:
         """Take records away; ids that are not there are no error."""
@@ -133,7 +167,9 @@ def _stamp(view: ViewLike) -> dict[str, Any]:
 def _describe(view: ViewLike) -> str:
     embedder = getattr(view, "embedder", None)
     name = getattr(embedder, "name", None) or type(view).__name__
-    return f"{name} with {view.explain('…', 'query')!r} / {view.explain('…', 'key')!r}"
+    checkpoint = getattr(embedder, "checkpoint", None)
+    length = "" if checkpoint is None else f", {checkpoint.max_length} tokens"
+    return f"{name} (query {view.explain('…', 'query')!r}, key {view.explain('…', 'key')!r}{length})"
 
 
 def _check_stamp(chroma: ChromaCollection, name: str, view: ViewLike) -> None:

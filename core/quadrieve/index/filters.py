@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from ..errors import InputError
-from .records import RESERVED, Scalar
+from .records import NAMESPACE, RESERVED, WITHIN, Namespace, Scalar, namespace_key
 
 Operator = Literal["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$contains", "$not_contains"]
 OPERATORS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$contains", "$not_contains")
@@ -34,7 +34,14 @@ class Combination:
     parts: tuple[Filter, ...]
 
 
-Filter: TypeAlias = "Comparison | Combination"
+@dataclass(frozen=True)
+class Within:
+    """A namespace and all below it, level by level: `("acme",)` never holds `("acme-corp",)`."""
+
+    prefix: Namespace
+
+
+Filter: TypeAlias = "Comparison | Combination | Within"
 
 
 def read_filter(where: Mapping[str, Any] | None) -> Filter | None:
@@ -65,10 +72,18 @@ def own(name: str, operator: Operator, value: Scalar | tuple[Scalar, ...]) -> Co
     return Comparison(f"{RESERVED}{name}", operator, value)
 
 
+def in_namespace(namespace: Namespace | None, within: Namespace | None = None) -> Filter | None:
+    """The filter for one namespace, or for one and all below it; `()` is above all."""
+    exact = None if namespace is None else Comparison(NAMESPACE, "$eq", namespace_key(namespace))
+    return all_of(exact, Within(within) if within else None)
+
+
 def for_chroma(filter: Filter | None) -> dict[str, Any] | None:
     """The filter as Chroma's `where`: one operator a dict, and at least two parts behind `$and` and `$or`."""
     if filter is None:
         return None
+    if isinstance(filter, Within):
+        return {WITHIN: {"$contains": namespace_key(filter.prefix)}}
     if isinstance(filter, Comparison):
         value = list(filter.value) if isinstance(filter.value, tuple) else filter.value
         return {filter.key: {filter.operator: value}}

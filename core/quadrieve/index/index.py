@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self, get_args
 
 import numpy as np
 
 from ..embedder import OnLong, RoleView, Vectors, ViewLike, check_text
-from ..errors import InputError
+from ..errors import InputError, StoreError
 from ..roles import Role
 from .collection import StampedCollection
-from .filters import Comparison, Filter, all_of
-from .location import Location, collection_name, connect
-from .records import NAMESPACE, Hit, Namespace, Record, content_hash, cosine, namespace_key
-
-Mode = Literal["hybrid", "dense", "lexical"]
+from .embedded import EmbeddedRecords
+from .filters import Filter, all_of, in_namespace
+from .fusion import diversify
+from .location import Location, as_folder, collection_name, connect
+from .ranking import Embed, Mode, Query, RecordStore
+from .records import Hit, Namespace, Record, content_hash
+from .served import ServedRecords
 
 _BATCH = 1024  # records embedded and written together: what a killed process has to do again at most
 
 
 class Index:
-    """Texts of one role under one name, searched by meaning.
+    """Texts of one role under one name, searched by meaning and by words.
 
     Thread-safe. Use a role (`KnowledgeBase`, `Memory`, …) unless you build one of your own.
 
@@ -35,10 +37,11 @@ class Index:
         'a'
     """
 
-    def __init__(self, collection: StampedCollection, view: ViewLike, *, on_long: OnLong = "warn") -> None:
-        self._collection = collection
+    def __init__(self, records: RecordStore, view: ViewLike, *, on_long: OnLong = "warn") -> None:
+        self._records = records
         self.view = view
         self._on_long = on_long
+        self._closed = False
 
     @classmethod
     def open(
@@ -47,19 +50,27 @@ class Index:
         """Open an index, or make it where there is none.
 
         Args:
-            location: A folder, `http://host:port`, a chromadb client, or None for memory.
+            location: A folder, which this process then owns; `http://host:port`; a chromadb client; or None
+                for memory.
             view: What embeds; the same weights and prefixes as when it was made.
             role: The role that it serves.
             name: Tells several indexes of one role apart.
             on_long: What to do with texts longer than the model reads: see `RoleView.embed_keys`.
 
         Raises:
-            StoreError: If the location holds something else; `FingerprintError` if another embedder wrote it,
-                `ServerError` if no server answers.
+            StoreError: If the location holds something else or another process owns it; `FingerprintError` if
+                another embedder wrote it, `ServerError` if no server answers.
             InputError: If the location or the name is not one.
         """
-        client, collection = connect(location, collection_name(role, name))
-        return cls(StampedCollection(client, collection, view), view, on_long=on_long)
+        collection = collection_name(role, name)
+        records: RecordStore
+        if location is None:
+            records = EmbeddedRecords.in_memory(collection, view)
+        elif (folder := as_folder(location)) is not None:
+            records = EmbeddedRecords.in_folder(folder / collection, collection, view)
+        else:
+            records = ServedRecords(StampedCollection(connect(location), collection, view))
+        return cls(records, view, on_long=on_long)
 
     def __enter__(self) -> Self:
         return self
@@ -71,6 +82,9 @@ class Index:
 
     def close(self) -> None:
         """Let go of the store; closing twice is fine."""
+        if not self._closed:
+            self._closed = True
+            self._records.close()
 
     def write(self, records: Sequence[Record], *, progress: bool = False) -> list[str]:
         """Store records; one whose id is there already is replaced, and left alone if nothing changed.
@@ -89,15 +103,17 @@ class Index:
         for record in records:
             if unique.setdefault(record.id, record) != record:
                 raise InputError(f"The id {record.id!r} stands for two different records; give each its own.")
-        batch = min(_BATCH, self._collection.batch_size)
+        store = self._open_records()
+        batch = min(_BATCH, store.batch_size)
         pending = list(unique.values())
         with tqdm(total=len(pending), unit="record", desc="Indexing", disable=not progress) as bar:
             for start in range(0, len(pending), batch):
                 some = pending[start : start + batch]
-                stored = self._collection.hashes([record.id for record in some])
-                changed = [record for record in some if stored.get(record.id) != content_hash(record)]
+                hashes = {record.id: content_hash(record) for record in some}
+                stored = store.hashes(list(hashes))
+                changed = [record for record in some if stored.get(record.id) != hashes[record.id]]
                 if changed:
-                    self._collection.put(changed, self._vectors(changed))
+                    store.put(changed, hashes, self._vectors(changed))
                 bar.update(len(some))
         return [record.id for record in records]
 
@@ -107,47 +123,72 @@ class Index:
         k: int = 5,
         *,
         namespace: Namespace | None = None,
+        within: Namespace | None = None,
         filter: Filter | None = None,
         ids: Sequence[str] | None = None,
-        mode: Mode = "dense",
+        mode: Mode = "hybrid",
         min_score: float | None = None,
+        diversity: float | None = None,
     ) -> list[Hit]:
         """The k records that fit a query best, best first.
 
         Args:
-            query: A text, or a vector `[dim]` of the view's query side.
+            query: A text, or a unit vector `[dim]` of the view's query side, which is ranked by alone.
             k: How many at most.
             namespace: Only this tenant's records.
+            within: Only records of this namespace and those below it; `()` is above all.
             filter: Only records that match, from `read_filter`.
             ids: Only these records.
-            mode: How to rank.
+            mode: `hybrid` ranks by meaning and by words, `dense` by meaning alone, `lexical` by words alone.
             min_score: Only records with at least this cosine similarity.
+            diversity: From 0 to 1: how much a hit's likeness to those before it counts against it (MMR).
+
+        Raises:
+            InputError: If an option is out of its range, or `lexical` is asked of a server.
         """
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise InputError(f"k must be a whole number of at least 1, got {k!r}.")
-        if mode != "dense":
-            raise InputError(f"Unknown mode {mode!r}; expected 'dense'.")
+        if mode not in get_args(Mode):
+            raise InputError(f"Unknown mode {mode!r}; expected one of {', '.join(get_args(Mode))}.")
+        if diversity is not None and not 0 <= diversity <= 1:
+            raise InputError(f"diversity is a number from 0 to 1, got {diversity!r}.")
         if ids is not None and not ids:
             return []
-        within = all_of(_in_namespace(namespace), filter)
-        found = self._collection.nearest(self._query_vector(query), k, within, ids)
-        hits = [
-            Hit(record.id, record.text, cosine(distance), record.metadata, {"dense": rank}, record.payload)
-            for rank, (record, distance) in enumerate(found, start=1)
+        found = self._open_records().rank(
+            Query(
+                vector=self._query_vector(query),
+                text=query if isinstance(query, str) else None,
+                n=k if diversity is None else max(4 * k, 20),
+                mode=mode,
+                filter=all_of(in_namespace(namespace, within), filter),
+                namespace=namespace,
+                ids=ids,
+                min_score=min_score,
+            )
+        )
+        if diversity and found:
+            relevance = np.array([candidate.relevance for candidate in found])
+            spread = max(float(np.ptp(relevance)), 1e-9)
+            vectors = np.stack([candidate.vector for candidate in found])
+            found = [found[i] for i in diversify((relevance - relevance.min()) / spread, vectors, k, diversity)]
+        return [
+            Hit(c.record.id, c.record.text, c.cosine, c.record.metadata, c.why, c.record.payload) for c in found[:k]
         ]
-        return [hit for hit in hits if min_score is None or hit.score >= min_score]
 
     def get(
         self,
         ids: Sequence[str] | None = None,
         *,
         namespace: Namespace | None = None,
+        within: Namespace | None = None,
         filter: Filter | None = None,
+        vectors: bool = False,
     ) -> list[Record]:
-        """Records by id (in that order), by filter, or all."""
+        """Records by id (in that order), by filter, or all; with their vectors if asked."""
         if ids is not None and not ids:
             return []
-        found = self._collection.get(ids, all_of(_in_namespace(namespace), filter))
+        scope = all_of(in_namespace(namespace, within), filter)
+        found = self._open_records().get(ids, scope, vectors=vectors)
         if ids is None:
             return found
         by_id = {record.id: record for record in found}
@@ -158,24 +199,92 @@ class Index:
         ids: Sequence[str] | None = None,
         *,
         namespace: Namespace | None = None,
+        within: Namespace | None = None,
         filter: Filter | None = None,
     ) -> int:
         """Delete by id, by filter or both; returns how many there were.
 
+        What is deleted is found no more from then on; its bytes are gone after `rebuild`.
+
         Raises:
             InputError: If neither ids nor a filter nor a namespace says what to delete.
         """
-        if ids is None and filter is None and namespace is None:
+        if ids is None and filter is None and namespace is None and within is None:
             raise InputError("delete() needs ids or a filter; to delete everything, remove the store.")
-        found = [record.id for record in self.get(ids, namespace=namespace, filter=filter)]
+        found = [record.id for record in self.get(ids, namespace=namespace, within=within, filter=filter)]
         if found:
-            self._collection.delete(found)
+            self._open_records().delete(found)
         return len(found)
 
-    def count(self, *, namespace: Namespace | None = None, filter: Filter | None = None) -> int:
+    def count(
+        self, *, namespace: Namespace | None = None, within: Namespace | None = None, filter: Filter | None = None
+    ) -> int:
         """How many records there are, in all or of those that match."""
-        within = all_of(_in_namespace(namespace), filter)
-        return self._collection.count() if within is None else len(self._collection.get(filter=within))
+        return self._open_records().count(all_of(in_namespace(namespace, within), filter))
+
+    def scan(
+        self,
+        *,
+        namespace: Namespace | None = None,
+        within: Namespace | None = None,
+        filter: Filter | None = None,
+        vectors: bool = False,
+    ) -> Iterator[Record]:
+        """All records, or those that match, one after the other: what is in memory at a time stays small."""
+        ids = self._open_records().ids(all_of(in_namespace(namespace, within), filter))
+        for start in range(0, len(ids), _BATCH):
+            yield from self.get(ids[start : start + _BATCH], vectors=vectors)
+
+    @property
+    def version(self) -> int | None:
+        """Goes up with every change; None where other processes may change the records as well."""
+        return self._open_records().version
+
+    def rebuild(self, view: ViewLike | None = None, *, embed: Embed | None = None, progress: bool = False) -> None:
+        """Copy the live records into a new place, check the copy, switch to it from one moment to the next.
+
+        With the same embedder this erases: nothing of a deleted record is left in any byte of the folder. With
+        another one it migrates: all texts are encoded anew; after a kill, calling it again goes on where it stopped.
+        Searches are answered by the old place until the switch. For a Chroma server see `ServedRecords.rebuild`.
+
+        Args:
+            view: What will embed from now on; None keeps the embedder and the vectors.
+            embed: Makes the vectors of records; None encodes their texts.
+            progress: Show a progress bar on stderr.
+
+        Raises:
+            StoreError: If the copy is not what it should be; nothing has changed then.
+        """
+        from tqdm.auto import tqdm
+
+        records = self._open_records()
+        target = view or self.view
+        anew = None if target.fingerprint == self.view.fingerprint else embed or self._embed_with(target)
+        with tqdm(unit="record", desc="Rebuilding", disable=not progress) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            records.rebuild(target, anew, show)
+        self.view = target
+
+    def embed_keys(self, texts: Sequence[str]) -> Vectors:
+        """Encode texts as this index stores them."""
+        return self.encode(self.view, texts)
+
+    def encode(self, view: ViewLike, texts: Sequence[str]) -> Vectors:
+        """Encode texts as this index would store them with that view."""
+        return view.embed_keys(texts, on_long=self._on_long) if isinstance(view, RoleView) else view.embed_keys(texts)
+
+    def _embed_with(self, view: ViewLike) -> Embed:
+        return lambda records: self.encode(view, [record.text for record in records])
+
+    def _open_records(self) -> RecordStore:
+        if self._closed:
+            raise StoreError("The index is closed; open it again.")
+        self._records.check(self.view)
+        return self._records
 
     def _vectors(self, records: Sequence[Record]) -> Vectors:
         """`[n, dim]`: a record's own vector where it has one, else its text's."""
@@ -188,12 +297,6 @@ class Index:
             out[to_embed] = self.embed_keys([records[i].text for i in to_embed])
         return out
 
-    def embed_keys(self, texts: Sequence[str]) -> Vectors:
-        """Encode texts as this index stores them."""
-        if isinstance(self.view, RoleView):
-            return self.view.embed_keys(texts, on_long=self._on_long)
-        return self.view.embed_keys(texts)
-
     def _query_vector(self, query: str | Vectors) -> Vectors:
         if isinstance(query, np.ndarray):
             if query.shape != (self.view.dim,):
@@ -201,7 +304,3 @@ class Index:
             return query
         vector: Vectors = self.view.embed_queries([check_text(query, "The query")])[0]
         return vector
-
-
-def _in_namespace(namespace: Namespace | None) -> Filter | None:
-    return None if namespace is None else Comparison(NAMESPACE, "$eq", namespace_key(namespace))

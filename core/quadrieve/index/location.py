@@ -38,38 +38,65 @@ def collection_name(role: Role, name: str) -> str:
     return f"{role.value}.{name}"
 
 
-def connect(location: Location, collection: str) -> tuple[ClientAPI, str]:
-    """A Chroma client for a location, and what to call the collection there.
+def as_folder(location: Location) -> Path | None:
+    """The folder that a location names, checked to be a store or to become one; None if it is no folder.
 
     Raises:
-        StoreError: If the folder is not a store.
+        StoreError: If it holds something else.
+    """
+    if not isinstance(location, str | os.PathLike) or (isinstance(location, str) and "://" in location):
+        return None
+    root = Path(location).expanduser()
+    check_store(root)
+    root.mkdir(parents=True, exist_ok=True)
+    marker = root / MARKER
+    if not marker.exists():
+        marker.write_text(json.dumps({"format": FORMAT}) + "\n", encoding="utf-8")
+    return root
+
+
+def connect(location: Location) -> ClientAPI:
+    """The client of a server, or the caller's own.
+
+    Raises:
         ServerError: If no server answers.
         InputError: If the location is none of the four kinds.
     """
-    if location is None:
-        # Chroma's in-memory clients of one process share one database: a name of its own keeps stores apart.
-        return _ephemeral(), f"{collection}.{uuid.uuid4().hex}"
-    if isinstance(location, str) and "://" in location:
-        return _server(location), collection
-    if isinstance(location, str | os.PathLike):
-        return _folder(Path(location).expanduser(), collection), collection
+    if isinstance(location, str):
+        return _server(location)
     if hasattr(location, "get_or_create_collection"):
-        return location, collection
+        return location  # type: ignore[return-value]  # checked by its shape: chromadb has clients of many types
     raise InputError(
         f"A location is a folder, 'http://host:port', a chromadb client or None, got {type(location).__name__}."
     )
+
+
+def ephemeral_client(collection: str) -> tuple[ClientAPI, str]:
+    """A client for memory, and what to call the collection there."""
+    import chromadb
+
+    # All in-memory clients of a process share one database: a name of its own keeps stores apart.
+    return chromadb.EphemeralClient(_settings()), f"{collection}.{uuid.uuid4().hex}"
+
+
+def folder_client(folder: Path) -> ClientAPI:
+    """A client for a folder that this process owns.
+
+    Raises:
+        StoreError: If Chroma cannot open it.
+    """
+    import chromadb
+
+    try:
+        return chromadb.PersistentClient(folder, settings=_settings())
+    except Exception as error:
+        raise StoreError(f"{str(folder)!r} cannot be opened as a Chroma database: {error}.") from error
 
 
 def _settings() -> Any:
     from chromadb.config import Settings
 
     return Settings(anonymized_telemetry=False)
-
-
-def _ephemeral() -> ClientAPI:
-    import chromadb
-
-    return chromadb.EphemeralClient(_settings())
 
 
 def _server(url: str) -> ClientAPI:
@@ -89,20 +116,11 @@ def _server(url: str) -> ClientAPI:
         ) from error
 
 
-def _folder(root: Path, collection: str) -> ClientAPI:
-    import chromadb
-
-    check_store(root)
-    root.mkdir(parents=True, exist_ok=True)
-    marker = root / MARKER
-    if not marker.exists():
-        marker.write_text(json.dumps({"format": FORMAT}) + "\n", encoding="utf-8")
-    generation = root / collection / "gen-000001"
-    generation.mkdir(parents=True, exist_ok=True)
-    try:
-        return chromadb.PersistentClient(generation, settings=_settings())
-    except Exception as error:
-        raise StoreError(f"{str(generation)!r} cannot be opened as a Chroma database: {error}.") from error
+def close_client(client: ClientAPI) -> None:
+    """Let go of the files of a folder's client."""
+    close = getattr(client, "close", None)
+    if close is not None:
+        close()
 
 
 def check_store(root: Path) -> None:

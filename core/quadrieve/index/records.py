@@ -21,6 +21,7 @@ RESERVED = "quadrieve:"
 RECORD = f"{RESERVED}record"
 HASH = f"{RESERVED}hash"
 NAMESPACE = f"{RESERVED}namespace"
+WITHIN = f"{RESERVED}within"
 
 
 @dataclass(frozen=True)
@@ -160,12 +161,14 @@ def content_hash(record: Record) -> str:
     return content_id(record.namespace, record.text, record.metadata, record.payload, dict(record.fields))
 
 
-def to_chroma(record: Record) -> Flat:
-    """A record's Chroma metadata: the flat parts to filter on, and the whole as one JSON string."""
+def to_chroma(record: Record, hash: str) -> Flat:
+    """A record's Chroma metadata: the flat parts to filter on, its content hash, and the whole as one JSON string."""
     flat: Flat = dict(flatten(record.metadata))
     flat |= {f"{RESERVED}{key}": value for key, value in record.fields.items()}
     flat[NAMESPACE] = namespace_key(record.namespace)
-    flat[HASH] = content_hash(record)
+    if record.namespace:
+        flat[WITHIN] = [namespace_key(record.namespace[:level]) for level in range(1, len(record.namespace) + 1)]
+    flat[HASH] = hash
     flat[RECORD] = canonical_json([record.metadata, record.payload])
     return flat
 
@@ -175,7 +178,7 @@ def from_chroma(id: str, text: str, flat: Mapping[str, Any], vector: Sequence[fl
     import numpy as np
 
     metadata, payload = json.loads(flat[RECORD])
-    own = (HASH, RECORD, NAMESPACE)
+    own = (HASH, RECORD, NAMESPACE, WITHIN)
     fields = {key[len(RESERVED) :]: value for key, value in flat.items() if key.startswith(RESERVED) and key not in own}
     row = None if vector is None else np.asarray(vector, dtype=np.float32)
     return Record(id, text, metadata, payload, fields, tuple(json.loads(flat[NAMESPACE])), row)
