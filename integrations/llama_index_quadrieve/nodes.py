@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from llama_index.core.schema import BaseNode, ImageNode, IndexNode, MetadataMode, Node, NodeWithScore, TextNode
+import numpy as np
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, TextNode
+from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
+from numpy.typing import ArrayLike
 
 from quadrieve import Hit, Record
+from quadrieve.embedder import Vectors
 
-_CLASSES: dict[str, type[BaseNode]] = {kind.class_name(): kind for kind in (TextNode, Node, IndexNode, ImageNode)}
-
-#: The field that says which document a node was cut from.
+#: The role's own field that says which document a node was cut from.
 DOCUMENT = "ref_doc_id"
 
 
 def to_record(node: BaseNode) -> Record:
-    """A node as a record: its text is what LlamaIndex embeds of it, metadata included; the payload is the node."""
-    content: dict[str, Any] = node.model_dump(mode="json", exclude={"embedding"})
+    """A node as a record: the text is what LlamaIndex embeds of it, metadata included; the payload is all of it."""
+    content = doc_to_json(node.model_copy(update={"embedding": None}))
     return Record(
         node.node_id,
         node.get_content(metadata_mode=MetadataMode.EMBED),
-        content["metadata"],
+        node.metadata,
         payload={"node": content},
-        fields={DOCUMENT: node.ref_doc_id} if node.ref_doc_id else {},
+        fields={DOCUMENT: node.ref_doc_id or node.node_id},
+        vector=None if node.embedding is None else unit(node.embedding),
     )
 
 
 def from_record(record: Record | Hit) -> BaseNode:
     """The node that a record was made of; a passage that was added without LlamaIndex is a plain text node."""
     if isinstance(record.payload, Mapping) and "node" in record.payload:
-        content = record.payload["node"]
-        return _CLASSES.get(content["class_name"], TextNode).from_dict(content)
+        return json_to_doc(record.payload["node"])
     return TextNode(id_=record.id, text=record.text, metadata=dict(record.metadata))
 
 
 def scored(hit: Hit) -> NodeWithScore:
     """The node that was found, with its cosine similarity."""
     return NodeWithScore(node=from_record(hit), score=hit.score)
+
+
+def unit(vector: ArrayLike) -> Vectors:
+    """A vector `[dim]` at length one, as an index wants it."""
+    row: Vectors = np.asarray(vector, dtype=np.float32)
+    return row / max(float(np.linalg.norm(row)), 1e-12)

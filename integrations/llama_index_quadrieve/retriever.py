@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from quadrieve import KnowledgeBase
+from quadrieve.embedder import Vectors
 from quadrieve.index.index import Mode
 
-from .nodes import scored
+from .filters import FilterLike, select
+from .nodes import scored, unit
 
 
 class QuadrieveRetriever(BaseRetriever):
@@ -43,7 +44,7 @@ class QuadrieveRetriever(BaseRetriever):
         knowledge_base: KnowledgeBase,
         similarity_top_k: int = 5,
         mode: Mode | None = None,
-        filters: Mapping[str, Any] | None = None,
+        filters: FilterLike | None = None,
         min_score: float | None = None,
         **options: Any,
     ) -> None:
@@ -55,11 +56,25 @@ class QuadrieveRetriever(BaseRetriever):
         self.min_score = min_score
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        index = self.knowledge_base.index
+        selection = select(self.filters)
         ranking: dict[str, Any] = {} if self.mode is None else {"mode": self.mode}
-        hits = self.knowledge_base.search(
-            query_bundle.query_str, self.similarity_top_k, self.filters, min_score=self.min_score, **ranking
+        hits = index.search(
+            self._asked(query_bundle),
+            self.similarity_top_k,
+            filter=selection.filter,
+            ids=selection.ids(index),
+            min_score=self.min_score,
+            **ranking,
         )
         return [scored(hit) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
+
+    def _asked(self, query_bundle: QueryBundle) -> str | Vectors:
+        """The query's text, or the mean vector of the texts that a transformation put in its place."""
+        texts = query_bundle.custom_embedding_strs
+        if not texts or texts == [query_bundle.query_str]:
+            return query_bundle.query_str
+        return unit(self.knowledge_base.index.view.embed_queries(texts).mean(axis=0))
