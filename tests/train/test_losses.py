@@ -55,7 +55,7 @@ def batches(draw):
     return scores, rewards, own, negatives
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(batches(), st.sampled_from([0.01, 0.05, 1.0]), st.sampled_from([0.1, 1.0]))
 def test_graded_loss_equals_the_formula(batch, tau, tau_reward):
     expected = slow_graded(*batch, tau, tau_reward)
@@ -73,7 +73,7 @@ def test_graded_loss_in_single_precision_is_close_and_its_gradient_finite(batch)
     assert single.grad.isfinite().all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(batches())
 def test_gradients_of_all_losses_are_those_of_finite_differences(batch):
     scores, rewards, own, negatives = batch

@@ -177,6 +177,8 @@ class _Rankers:
     def candidates(self, query: Query, positives: Sequence[int], margin: float) -> list[int]:
         """Corpus rows that a ranker finds for the query and that are not too good to be wrong, best first."""
         scope = self._scope(query)
+        if not len(scope.rows):
+            return []
         places = self.collection.places
         may = [query.turn is None or places is None or places[i][1] < query.turn for i in scope.rows.tolist()]
         visible = np.array(may, dtype=bool)

@@ -7,7 +7,8 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from accelerate import PartialState  # type: ignore[import-untyped]  # comes wit
 from transformers import AutoTokenizer, TrainerCallback
 
 from quadrieve import Embedder, checkpoint
+from quadrieve.embedder import Vectors
 from quadrieve.errors import InputError, StoreError
 
 from .collating import draw_candidates
@@ -142,11 +144,11 @@ def prepare(
         for name, task in recipe.tasks.items():
             found: list[Row] = []
             for source in task.sources:
-                path = data / source
                 if source.endswith(".jsonl"):
-                    found += _given(path, name, recipe)
+                    given = _given(data / source, name, recipe, task)
                 else:
-                    found += _mined(path, name, task, recipe, embedder, opened, store, work, progress)
+                    given = _mine(data / source, name, "train", task.queries, recipe, embedder, work, progress)
+                found += _with_rewards(given, source, task, recipe, opened, store, progress)
             useful = [row for row in found if row.rewards or (row.pos and "contrastive" in task.losses)]
             if not useful:
                 raise InputError(f"Task {name!r}: no row of {', '.join(task.sources)} has what its losses need.")
@@ -160,13 +162,12 @@ def prepare(
 def measure_start(recipe: Recipe, dev: Mapping[str, DevSet]) -> dict[str, float]:
     """NDCG@10 of the starting weights by task, used as they are meant to be: with their own prefixes or none."""
     embedder = Embedder.load(recipe.model, revision=recipe.revision)
-    found: dict[str, float] = {}
-    for task, measured in dev.items():
+
+    def encode(task: str, texts: Sequence[str], side: str) -> Vectors:
         view = embedder.view(task)
-        found[task] = measured.measure(
-            lambda texts, side, view=view: (view.embed_queries if side == "query" else view.embed_keys)(texts)
-        ).ndcg
-    return found
+        return (view.embed_queries if side == "query" else view.embed_keys)(texts)
+
+    return {task: measured.measure(partial(encode, task)).ndcg for task, measured in dev.items()}
 
 
 def check_disk(encoder: BiEncoder, recipe: Recipe, work: Path) -> None:
@@ -227,10 +228,12 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
         self.asked = True
 
 
-def _given(path: Path, task: str, recipe: Recipe) -> list[Row]:
+def _given(path: Path, name: str, recipe: Recipe, task: TaskRecipe) -> list[Row]:
     """The rows of a file that are of the task; their rewards must be of the recipe's language model."""
-    dataset: Any = read_rows(path, task)
-    rows = [row for row in map(as_row, dataset) if row.task == task]
+    dataset: Any = read_rows(path, name)
+    rows = [row for row in map(as_row, dataset) if row.task == name]
+    if task.relabel:
+        return [replace(row, rewards=(), rewarded_by="", qualities=()) for row in rows]
     for row in rows:
         made_by = row.rewarded_by.split("@")[0]
         if made_by and made_by not in (recipe.lm, Path(recipe.lm).name, Path(recipe.lm).stem):
@@ -241,23 +244,22 @@ def _given(path: Path, task: str, recipe: Recipe) -> list[Row]:
     return rows
 
 
-def _mined(
-    folder: Path,
-    name: str,
+def _with_rewards(
+    rows: Sequence[Row],
+    source: str,
     task: TaskRecipe,
     recipe: Recipe,
-    embedder: Embedder,
     lm: LanguageModel | None,
     store: RewardStore,
-    work: Path,
     progress: bool,
 ) -> list[Row]:
-    mined = _mine(folder, name, "train", task.queries, recipe, embedder, work, progress)
-    chosen = [i for i, row in enumerate(mined) if row.answers][: task.labelled]
-    if task.labelled and not chosen:
-        raise InputError(f"{folder} has no answers, and the {recipe.rewards.kind} reward of task {name!r} needs them.")
-    labelled = _labelled([mined[i] for i in chosen], recipe, lm, store, progress)
-    return [*labelled, *(row for i, row in enumerate(mined) if i not in set(chosen))]
+    """The rows, as many labelled as the task says; those that have rewards keep them."""
+    bare = [i for i, row in enumerate(rows) if not row.rewards]
+    chosen = [i for i in bare if rows[i].answers][: task.labelled]
+    if bare and not chosen and task.labelled != 0:
+        raise InputError(f"{source} has no answers, and the {recipe.rewards.kind} reward needs the desired output.")
+    labelled = dict(zip(chosen, _labelled([rows[i] for i in chosen], recipe, lm, store, progress), strict=True))
+    return [labelled.get(i, row) for i, row in enumerate(rows)]
 
 
 def _dev(

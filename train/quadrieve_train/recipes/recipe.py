@@ -24,10 +24,11 @@ class TaskRecipe:
     Attributes:
         sources: Collections (folders) or files of rows (`.jsonl`), below the data folder.
         queries: Training queries taken from each collection, at random; None for all.
-        labelled: How many of them the language model labels; None for all, 0 for none.
+        labelled: How many rows of each source the language model labels; None for all, 0 for none.
         losses: Weight by name of loss: `graded` and `kl` need rewards, `contrastive` needs labels.
         weight: Share of the training steps; None for the number of rows.
         batch_size: Queries in a micro-batch; None for the recipe's.
+        relabel: Label the rows of files anew even where they come with rewards.
         dev: A collection to be measured on, below the data folder; None for the first of `sources`.
         dev_queries: Dev queries taken; None for all.
         dev_keys: Dev candidates taken, positives among them; None for all.
@@ -40,6 +41,7 @@ class TaskRecipe:
     losses: Mapping[str, float] = field(default_factory=lambda: {"graded": 1.0})
     weight: float | None = None
     batch_size: int | None = None
+    relabel: bool = False
     dev: str | None = None
     dev_queries: int | None = None
     dev_keys: int | None = None

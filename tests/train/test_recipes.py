@@ -1,0 +1,62 @@
+"""Recipes: what YAML becomes, and how mistakes in it are told."""
+
+import pytest
+
+from quadrieve.errors import InputError
+from quadrieve_train import Recipe
+from quadrieve_train.recipes import TaskRecipe
+
+MINIMAL = {"tasks": {"qa": {"sources": ["farm"], "labelled": 2}}}
+
+
+@pytest.mark.parametrize("name", ["paper", "cpu"])
+def test_the_recipes_of_the_package_are_read_and_written_back(tmp_path, name):
+    recipe = Recipe.load(name)
+    path = tmp_path / "copy.yaml"
+    path.write_text(recipe.to_yaml())
+    assert Recipe.load(path) == recipe
+    assert {"qa", "chat", "icl", "tool"} <= set(recipe.tasks)
+
+
+def test_defaults_fill_what_a_recipe_leaves_out():
+    recipe = Recipe.from_dict({**MINIMAL, "learning_rate": "2e-5", "pace": {"by": "loss"}, "matryoshka": [384, 128]})
+    assert recipe.tasks["qa"] == TaskRecipe(("farm",), labelled=2)
+    assert (recipe.learning_rate, recipe.pace.by, recipe.pace.interval) == (2e-5, "loss", 1000)
+    assert recipe.matryoshka == (384, 128)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rat": 1}, "unknown key 'learning_rat'; did you mean 'learning_rate'"),
+        ({"mining": {"metod": "bm25"}}, "unknown key 'mining.metod'; did you mean 'method'"),
+        ({"mining": {"method": "colbert"}}, "mining.method must be 'bm25', 'dense', 'both', got 'colbert'"),
+        ({"steps": "many"}, "steps must be a whole number, got 'many'"),
+        ({"steps": True}, "steps must be a whole number"),
+        ({"tau": "cold"}, "tau must be a number"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"tasks": {"cooking": {"sources": ["a"]}}}, "Unknown role or task 'cooking'"),
+        ({"tasks": {"knowledge": {"sources": ["a"]}}}, "is a role; name one of its tasks, such as 'qa'"),
+        ({"tasks": {"qa": {"sources": ["a"], "losses": {"hinge": 1}}}}, "losses of graded, kl, contrastive"),
+        ({"tasks": {"qa": {"sources": ["a"]}}}, "only losses that need rewards, and labelled is 0"),
+        ({"tasks": {"qa": {"labelled": 3}}}, "tasks.qa lacks a key"),
+        ({"tasks": {}}, "at least one task"),
+        ({"tasks": [1]}, "tasks must be a mapping"),
+        ({"stop_on": ["boredom"]}, "Unknown monitor 'boredom'"),
+    ],
+)
+def test_mistakes_are_named(change, message):
+    with pytest.raises(InputError) as error:
+        Recipe.from_dict({**MINIMAL, **change})
+    assert message in str(error.value)
+
+
+def test_files_that_are_no_recipes_are_refused(tmp_path):
+    with pytest.raises(InputError, match="expected a YAML file or one of cpu, paper"):
+        Recipe.load("nowhere")
+    (tmp_path / "bad.yaml").write_text("tasks: [unclosed")
+    with pytest.raises(InputError, match="is not YAML"):
+        Recipe.load(tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_text("a: !!python/object/apply:os.system ['true']")
+    with pytest.raises(InputError, match="is not YAML"):
+        Recipe.load(tmp_path / "bad.yaml")

@@ -1,0 +1,225 @@
+"""Training runs on a small collection: stop and resume, two processes, refusals, and what a model folder is."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from quadrieve import Embedder
+from quadrieve.errors import InputError, StoreError
+from quadrieve_train import Recipe, SelfPacedSchedule, mine, pipeline, read_collection
+from quadrieve_train.errors import DivergedError, StoppedError
+from quadrieve_train.monitors import FlatEmbeddingsWarning
+from quadrieve_train.rows import as_row, write_rows
+
+pytestmark = pytest.mark.models
+
+
+@pytest.fixture
+def data(tmp_path, collection_folder):
+    """The collection, and rows of two tasks of it that carry rewards."""
+    for task in ("qa", "tool"):
+        rows = mine(read_collection(collection_folder), task, method="bm25", keep=3, margin=float("inf"))
+        rewarded = [
+            replace(row, rewards=tuple(1.0 / (1 + i) for i in range(len(row.candidates))), rewarded_by="smollm2@x rank")
+            for row in map(as_row, rows)
+        ]
+        write_rows(rewarded, tmp_path / f"{task}.jsonl")
+    return tmp_path
+
+
+def recipe_of(**changes):
+    losses = {"graded": 1.0, "contrastive": 0.5}
+    return Recipe.from_dict(
+        {
+            "tasks": {
+                "qa": {"sources": ["qa.jsonl"], "losses": losses, "dev": "farm"},
+                "tool": {"sources": ["tool.jsonl"], "losses": losses, "dev": "farm"},
+            },
+            "candidates": 3,
+            "query_tokens": 32,
+            "key_tokens": 32,
+            "steps": 4,
+            "batch_size": 4,
+            "learning_rate": 1e-4,
+            "warmup": 0.0,
+            "tau": 0.05,
+            "precision": "float32",
+            "trainer": {"report_to": []},
+            **changes,
+        }
+    )
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped_bit_for_bit(data, monkeypatch):
+    recipe = recipe_of(save_steps=4, pace={"interval": 1}, learn_tau=True)
+    whole = pipeline.train(recipe, data, data / "whole", use_cpu=True)
+
+    update, calls = SelfPacedSchedule.update, []
+
+    def update_and_press_ctrl_c(self, losses):
+        calls.append(losses)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        update(self, losses)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SelfPacedSchedule, "update", update_and_press_ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.train(recipe, data, data / "halves", use_cpu=True)
+    assert pipeline.last_checkpoint(data / "halves.work" / "checkpoints").name == "checkpoint-2"
+    assert not (data / "halves").exists()
+    resumed = pipeline.train(recipe, data, data / "halves", use_cpu=True)
+    first, second = weights(whole.folder), weights(resumed.folder)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert resumed.before == whole.before
+    assert resumed.after == whole.after
+
+
+def launch(processes, recipe, data, out):
+    path = data / f"{out}.yaml"
+    path.write_text(recipe.to_yaml())
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--cpu"]
+    command += ["-m", "quadrieve_train", "train", path, "--data", data, "--out", data / out, "--cpu", "--json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return weights(data / out)
+
+
+@pytest.mark.parametrize("grad_cache", [False, True])
+def test_two_processes_learn_what_one_process_learns_from_the_same_global_batch(data, grad_cache):
+    # One step of plain gradient descent at rate 1: the change of the weights is the gradient.
+    common = {
+        "steps": 1,
+        "learning_rate": 1.0,
+        "weight_decay": 0.0,
+        "max_grad_norm": 0.0,
+        "dropout": 0.0,
+        "grad_cache": grad_cache,
+        "group_tokens": 64,
+        "log_steps": 1,
+        "trainer": {"optim": "sgd", "report_to": []},
+        "save_steps": 1,
+    }
+    one = launch(1, recipe_of(batch_size=8, **common), data, "one")
+    two = launch(2, recipe_of(batch_size=4, **common), data, "two")
+    start = weights(Embedder.load("minilm").checkpoint.folder)
+    moved = max((one[name] - start[name]).abs().max().item() for name in one)
+    assert moved > 1e-3
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=1e-5, rtol=1e-5), name
+    losses = [
+        json.loads((pipeline.last_checkpoint(data / f"{out}.work" / "checkpoints") / "trainer_state.json").read_text())[
+            "log_history"
+        ]
+        for out in ("one", "two")
+    ]
+    first, second = ([line["loss"] for line in history if "loss" in line] for history in losses)
+    assert first == pytest.approx(second, abs=1e-5)
+
+
+def test_accumulated_micro_batches_without_shared_negatives_equal_one_batch(data):
+    # chat has no in-batch negatives, so micro-batches and the whole batch have the same loss
+    rows = [replace(as_row(r), task="chat") for r in pipeline.read_rows(data / "qa.jsonl")]
+    write_rows(rows, data / "chat.jsonl")
+    tasks = {"chat": {"sources": ["chat.jsonl"], "losses": {"graded": 1.0}}}
+    common = {"tasks": tasks, "steps": 1, "dropout": 0.0, "learning_rate": 1.0, "max_grad_norm": 0.0}
+    common |= {"weight_decay": 0.0, "trainer": {"optim": "sgd", "report_to": []}}
+    whole = pipeline.train(recipe_of(batch_size=8, **common), data, data / "whole", use_cpu=True)
+    parts = pipeline.train(recipe_of(batch_size=4, accumulation=2, **common), data, data / "parts", use_cpu=True)
+    first, second = weights(whole.folder), weights(parts.folder)
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+
+
+def test_the_model_folder_opens_everywhere_with_its_prefixes_and_says_how_it_came_to_be(data):
+    result = pipeline.train(recipe_of(matryoshka=[384, 64]), data, data / "model", use_cpu=True)
+    embedder = Embedder.load(result.folder, dtype="float32")
+    view = embedder.view("qa")
+    assert view.explain("q") == "Represent this query for retrieving relevant documents: q"
+    texts = ["Who makes honey?", "Where is silk from?"]
+    model = SentenceTransformer(str(result.folder), device="cpu")
+    assert np.allclose(view.embed_queries(texts), model.encode(texts, prompt_name="qa_query"), atol=1e-5)
+    training = json.loads((result.folder / "training.json").read_text())
+    assert training["fingerprints"]["qa"] == view.fingerprint
+    assert training["data"]["qa"] == {"rows": 10, "rewarded": 10}
+    assert training["figures"]["after"] == result.after
+    card = (result.folder / "README.md").read_text()
+    assert view.fingerprint in card
+    assert "1 graded, 0.5 contrastive" in card
+    assert Recipe.load(result.folder / "recipe.yaml").matryoshka == (384, 64)
+    assert set(result.before) == {"qa", "tool"}
+
+
+def test_a_loss_that_is_no_number_saves_and_names_the_batch(data):
+    recipe = recipe_of(learning_rate=1e30, max_grad_norm=0.0, trainer={"optim": "sgd", "report_to": []})
+    with pytest.raises(DivergedError, match="step 2 is not finite"):
+        pipeline.train(recipe, data, data / "model", use_cpu=True)
+    checkpoints = data / "model.work" / "checkpoints"
+    named = json.loads((checkpoints / "diverged-batch-0.json").read_text())
+    assert len(named["rows"]) == 4
+    assert all(row.startswith(("qa:farm/q", "tool:farm/q")) for row in named["rows"])
+    assert pipeline.last_checkpoint(checkpoints).name == "checkpoint-1"
+
+
+def test_a_monitor_that_may_stop_the_run_does_and_saves(data):
+    # Different texts of the collection are alike enough for a low threshold.
+    recipe = recipe_of(monitors={"flat_embeddings": {"cosine": 0.01}}, stop_on=["flat_embeddings"])
+    with pytest.warns(FlatEmbeddingsWarning, match="mean cosine"), pytest.raises(StoppedError, match="flat_embeddings"):
+        pipeline.train(recipe, data, data / "model", use_cpu=True)
+    assert pipeline.last_checkpoint(data / "model.work" / "checkpoints").name == "checkpoint-1"
+
+
+@pytest.mark.parametrize("batching", ["heterogeneous", "mixed"])
+def test_other_ways_of_batching_train_too(data, batching):
+    pipeline.train(
+        recipe_of(batching=batching, pace={"by": "loss", "interval": 1}), data, data / batching, use_cpu=True
+    )
+    assert Embedder.load(data / batching).view("tool").dim == 384
+
+
+def test_what_does_not_fit_is_refused(data, monkeypatch):
+    def run(recipe):
+        pipeline.train(recipe, data, data / "refused", work=data / f"work-{abs(hash(recipe.to_yaml()))}", use_cpu=True)
+
+    bare = [replace(as_row(row), rewards=(), rewarded_by="") for row in pipeline.read_rows(data / "qa.jsonl")]
+    write_rows(bare, data / "bare.jsonl")
+    write_rows([replace(row, answers=()) for row in bare], data / "mute.jsonl")
+    unrewarded = {"tasks": {"qa": {"sources": ["bare.jsonl"], "losses": {"graded": 1.0}}}}
+    with pytest.raises(InputError, match="no row of bare.jsonl has what its losses need"):
+        run(recipe_of(**unrewarded))
+    silent = {"tasks": {"qa": {"sources": ["mute.jsonl"], "labelled": None}}}
+    with pytest.raises(InputError, match="has no answers"):
+        run(recipe_of(**silent))
+    with pytest.raises(InputError, match=r"rewards of 'smollm2@x rank'.*language model is 'other/llm'"):
+        run(recipe_of(lm="other/llm"))
+    with pytest.raises(InputError, match="Give every task a weight, or none"):
+        tasks = {"qa": {"sources": ["qa.jsonl"], "weight": 1.0}, "tool": {"sources": ["tool.jsonl"]}}
+        run(recipe_of(tasks=tasks))
+    with pytest.raises(InputError, match="unknown threshold"):
+        run(recipe_of(monitors={"forgetting": {"patience": 3}}))
+    with monkeypatch.context() as full:
+        full.setattr(pipeline.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10_000_000})())
+        with pytest.raises(StoreError, match="0.0 GB free"):
+            run(recipe_of())
+    recipe = recipe_of(steps=1)
+    pipeline.train(recipe, data, data / "done", use_cpu=True)
+    with pytest.raises(InputError, match="holds a run of another recipe"):
+        pipeline.train(recipe_of(steps=2), data, data / "done", use_cpu=True)
+
+
+def test_training_needs_no_chromadb_and_importing_it_no_torch():
+    code = "import sys, quadrieve_train; print([m for m in ('torch', 'transformers', 'chromadb') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    code = "import sys, quadrieve_train.pipeline; print('chromadb' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
