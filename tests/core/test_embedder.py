@@ -52,7 +52,9 @@ class TestEqualsSentenceTransformers:
         assert cosines(ours, peer.encode(texts)).min() >= 0.9999
 
     @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
-    def test_of_a_saved_folder_with_prompts(self, exact: Embedder, tmp_path: Path, pooling: checkpoints.Pooling) -> None:
+    def test_of_a_saved_folder_with_prompts(
+        self, exact: Embedder, tmp_path: Path, pooling: checkpoints.Pooling
+    ) -> None:
         from sentence_transformers import SentenceTransformer
 
         written = checkpoints.replace(exact.checkpoint, prompts=PROMPTS, pooling=pooling)
@@ -176,7 +178,9 @@ class TestRefusals:
 
     def test_of_an_unknown_model_without_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        with pytest.raises(ModelError, match="No model 'acme/nothing': it is no folder here, and the hub did not give it"):
+        with pytest.raises(
+            ModelError, match="No model 'acme/nothing': it is no folder here, and the hub did not give it"
+        ):
             Embedder.load("acme/nothing")
 
     def test_of_a_folder_that_is_not_there_or_no_model(self, tmp_path: Path) -> None:

@@ -2,7 +2,23 @@
 
 import random
 
-WORDS = "tide lamp gull bread inverter ledger trail council seal harbour notice kettle frost window parcel".split()
+WORDS = [
+    "tide",
+    "lamp",
+    "gull",
+    "bread",
+    "inverter",
+    "ledger",
+    "trail",
+    "council",
+    "seal",
+    "harbour",
+    "notice",
+    "kettle",
+    "frost",
+    "window",
+    "parcel",
+]
 HARD = [
     "",
     " ",

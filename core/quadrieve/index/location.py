@@ -76,7 +76,8 @@ def ephemeral_client(collection: str) -> tuple[ClientAPI, str]:
     import chromadb
 
     # All in-memory clients of a process share one database: a name of its own keeps stores apart.
-    return chromadb.EphemeralClient(_settings()), f"{collection}.{uuid.uuid4().hex}"
+    # It must have chromadb's own settings, or a client that the user makes in the same process is refused.
+    return chromadb.EphemeralClient(), f"{collection}.{uuid.uuid4().hex}"
 
 
 def folder_client(folder: Path) -> ClientAPI:
