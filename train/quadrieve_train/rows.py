@@ -201,7 +201,8 @@ def from_rows(rows: Iterable[Row]) -> Dataset:
     """A dataset in memory of rows that are at hand."""
     from datasets import Dataset
 
-    return Dataset.from_list([_columns(row) for row in rows], features=features())
+    records = [_columns(row) for row in rows]
+    return Dataset.from_dict({name: [record[name] for record in records] for name in features()}, features=features())
 
 
 def write_rows(rows: Iterable[Row], path: str | os.PathLike[str]) -> Path:

@@ -133,7 +133,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
         del num_items_in_batch
         model.train()
         batch = self._prepare_inputs(inputs)
-        scale = 1.0 / self.current_gradient_accumulation_steps
+        scale: float = 1.0 / self.current_gradient_accumulation_steps
 
         def loss_of(vectors: Tensor, temperature: Tensor) -> Tensor:
             loss, losses = self.loss(vectors, temperature, batch)
@@ -142,17 +142,17 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
 
         with self.compute_loss_context_manager():
             if self.recipe.grad_cache:
-                cached: Tensor = cached_backward(
+                return cached_backward(
                     model,
                     batch["groups"],
                     loss_of,
                     self.accelerator.backward,
                     lambda: self.accelerator.no_sync(model) if self.args.world_size > 1 else contextlib.nullcontext(),
                 )
-                return cached
-            loss: Tensor = loss_of(*model(batch["groups"]))
+            loss = loss_of(*model(batch["groups"]))
         self.accelerator.backward(loss)
-        return loss.detach()
+        detached: Tensor = loss.detach()
+        return detached
 
     def loss(self, vectors: Tensor, temperature: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """The batch's loss and, by task, sum of losses and number of queries `[tasks, 2]`.
