@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from itertools import chain, count
 from pathlib import Path
 
@@ -45,6 +47,7 @@ class Generation:
         self._columns = Columns()
         self._alive: Mask = np.zeros(0, dtype=bool)
         self._clean = False
+        self._torn = False
         self._open()
 
     @property
@@ -54,8 +57,7 @@ class Generation:
 
     def put(self, records: Sequence[Record], hashes: Mapping[str, str], vectors: Vectors) -> None:
         """Write records, each as a whole."""
-        with self._lock:
-            self._begin()
+        with self._lock, self._changing():
             ids = [record.id for record in records]
             self.collection.put(records, hashes, vectors, self._catalog.keys(ids))
             self._enter(records, hashes, vectors)
@@ -87,9 +89,9 @@ class Generation:
         with self._lock:
             slots = list(self._catalog.slots(ids).values())
             if slots:
-                self._begin()
-                self.collection.delete(ids)
-                self._leave(slots)
+                with self._changing():
+                    self.collection.delete(ids)
+                    self._leave(slots)
 
     def count(self, filter: Filter | None = None) -> int:
         """How many records there are, in all or of those that match."""
@@ -135,7 +137,7 @@ class Generation:
     def settle(self) -> None:
         """Say on disk that the catalog knows what Chroma knows."""
         with self._lock:
-            if not self._clean:
+            if not self._clean and not self._torn:
                 self._vectors.flush()
                 self._catalog.set_state("chroma", self._chroma_stamp())
                 self._clean = True
@@ -213,16 +215,25 @@ class Generation:
             self._alive[slot] = True
             self._columns.put(slot, flat)  # type: ignore[arg-type]
 
-    def _begin(self) -> None:
-        """Say on disk that Chroma is about to know more than the catalog."""
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Say on disk that Chroma is about to know more than the catalog, and remember if it came to stay so."""
+        if self._torn:
+            self._reconcile()
+            self._torn = False
         if self._clean:
             self._catalog.set_state("chroma", "changing")
             self._clean = False
+        try:
+            yield
+        except BaseException:
+            self._torn = True
+            raise
 
     def _open(self) -> None:
-        stamp = self._chroma_stamp()
-        self._clean = self._catalog.state("chroma") == stamp
         self._index(self._catalog.flats())
+        complete = not self._alive[len(self._vectors) :].any()
+        self._clean = complete and self._catalog.state("chroma") == self._chroma_stamp()
         if not self._clean:
             self._reconcile()
             self.settle()
@@ -238,21 +249,23 @@ class Generation:
         for start in range(0, len(ids), page):
             some = ids[start : start + page]
             hashes = self.collection.hashes(some)
-            slots = self._catalog.slots(some)
-            rows = self._vectors.rows(np.array(list(slots.values()), dtype=np.int64)) if slots else np.zeros((0, 1))
+            slots = {id: slot for id, slot in self._catalog.slots(some).items() if slot < len(self._vectors)}
+            rows = self._vectors.rows(np.array(list(slots.values()), dtype=np.int64))
             intact = dict(zip(slots, np.abs(rows).max(axis=1) > 0, strict=True))
-            stale = [id for id in some if known.get(id) != hashes[id] or not intact[id]]
+            stale = [id for id in some if known.get(id) != hashes[id] or not intact.get(id, False)]
             if stale:
                 records = self.collection.get(stale, vectors=True)
                 vectors = np.stack([record.vector for record in records if record.vector is not None])
                 self._enter(records, hashes, vectors)
 
     def _chroma_stamp(self) -> str:
-        """Changes when somebody else writes to Chroma's file."""
+        """Changes with every write to Chroma, whoever writes; opening it changes its file, but not this."""
         if self._folder is None:
             return "memory"
-        status = (self._folder / "chroma.sqlite3").stat()
-        return f"{status.st_size} {status.st_mtime_ns}"
+        # Chroma numbers all writes; of those done it keeps no more than the last number, by segment.
+        last = "SELECT max(seq_id) FROM (SELECT seq_id FROM embeddings_queue UNION ALL SELECT seq_id FROM max_seq_id)"
+        with closing(sqlite3.connect(self._folder / "chroma.sqlite3", timeout=60)) as db:
+            return f"{self.collection.chroma.id} {db.execute(last).fetchone()[0]}"
 
 
 def _with_vector(record: Record, row: Vectors) -> Record:
