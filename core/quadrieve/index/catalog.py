@@ -6,9 +6,7 @@ Everything in it comes from Chroma and can be made again from there.
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +34,8 @@ CREATE VIRTUAL TABLE IF NOT EXISTS lexicon USING fts5(
     space, text, content='record', content_rowid='slot', tokenize='unicode61 remove_diacritics 2'
 );
 CREATE VIRTUAL TABLE IF NOT EXISTS vocabulary USING fts5vocab(lexicon, row);
+CREATE VIRTUAL TABLE temp.query USING fts5(text, content='', tokenize='unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE temp.query_word USING fts5vocab(temp, query, instance);
 """
 
 
@@ -59,6 +59,7 @@ class Catalog:
         self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA temp_store=MEMORY")
         self._db.executescript(_SCHEMA)
         self.total: int = self._db.execute("SELECT count(*) FROM record").fetchone()[0]
 
@@ -88,11 +89,11 @@ class Catalog:
         """Content hash by id, of those that are there."""
         if ids is None:
             return dict(self._db.execute("SELECT id, hash FROM record"))
-        return dict(self._select("SELECT id, hash FROM record WHERE id IN (SELECT value FROM json_each(?))", ids))
+        return {id: hash for id, _, hash, _ in self._by_id(ids)}
 
     def slots(self, ids: Sequence[str]) -> dict[str, int]:
         """Slot by id, of those that are there."""
-        return dict(self._select("SELECT id, slot FROM record WHERE id IN (SELECT value FROM json_each(?))", ids))
+        return {id: slot for id, slot, _, _ in self._by_id(ids)}
 
     def ids(self, slots: Sequence[int]) -> list[str]:
         """Ids of those slots."""
@@ -101,8 +102,7 @@ class Catalog:
 
     def keys(self, ids: Sequence[str]) -> dict[str, set[str]]:
         """Metadata keys by id, as Chroma has them."""
-        rows = self._select("SELECT id, flat FROM record WHERE id IN (SELECT value FROM json_each(?))", ids)
-        return {id: {*json.loads(flat), HASH, RECORD, WITHIN} for id, flat in rows}
+        return {id: {*json.loads(flat), HASH, RECORD, WITHIN} for id, _, _, flat in self._by_id(ids)}
 
     def entries(self, slots: Iterable[int]) -> dict[int, Entry]:
         """Entries by slot."""
@@ -169,11 +169,13 @@ class Catalog:
 
     def weights(self, query: str) -> float:
         """The BM25 score that a record with every word of the query once, and average length, would have."""
-        return sum(_idf(count, self.total) for count in self._frequencies(_words(query)).values())
+        words = [word for part in self._words(query) for word in part]
+        return sum(_idf(count, self.total) for count in self._frequencies(words).values())
 
     def _affordable(self, query: str, share: float) -> list[str]:
         """The rarest words of a query, as many as may be scored, and its compound words."""
-        frequencies = self._frequencies(_words(query))
+        parts = self._words(query)
+        frequencies = self._frequencies([word for part in parts for word in part])
         chosen: list[str] = []
         left = _ROWS / max(share, 1e-9)
         for word, count in sorted(frequencies.items(), key=lambda item: item[1]):
@@ -181,8 +183,22 @@ class Catalog:
             if left < 0:
                 break
             chosen.append(word)
-        compounds = [word for word in query.split() if len(parts := _words(word)) > 1 and set(parts) & set(chosen)]
-        return chosen + compounds
+        compounds = [" ".join(part) for part in parts if len(part) > 1 and set(part) & set(chosen)]
+        return chosen + list(dict.fromkeys(compounds))
+
+    def _words(self, query: str) -> list[list[str]]:
+        """The words of each part of a query that spaces set apart, cut exactly as the lexicon cuts its texts."""
+        parts = query.split()
+        words: list[list[str]] = [[] for _ in parts]
+        self._db.execute("BEGIN")
+        try:
+            self._db.executemany("INSERT INTO temp.query (rowid, text) VALUES (?, ?)", enumerate(parts))
+            found = self._db.execute("SELECT doc, offset, term FROM temp.query_word").fetchall()
+        finally:
+            self._db.execute("ROLLBACK")
+        for part, _, word in sorted(found):
+            words[part].append(word)
+        return words
 
     def _frequencies(self, words: Sequence[str]) -> dict[str, int]:
         """Records by word, of the words that there are."""
@@ -197,6 +213,15 @@ class Catalog:
         self._db.executemany("INSERT INTO lexicon (lexicon, rowid, space, text) VALUES ('delete', ?, ?, ?)", old)
         self._db.executemany("DELETE FROM record WHERE slot = ?", [(slot,) for slot, *_ in old])
         self.total -= len(old)
+
+    def _by_id(self, ids: Sequence[str]) -> Iterator[tuple[str, int, str, str]]:
+        """Id, slot, hash and flat metadata of those that are there."""
+        plain = [id for id in ids if "\x00" not in id]
+        yield from self._select(
+            "SELECT id, slot, hash, flat FROM record WHERE id IN (SELECT value FROM json_each(?))", plain
+        )
+        for id in set(ids).difference(plain):  # SQLite's JSON ends a string at NUL
+            yield from self._db.execute("SELECT id, slot, hash, flat FROM record WHERE id = ?", (id,))
 
     def _select(self, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
         return self._db.execute(sql, (json.dumps(list(values)),))
@@ -223,14 +248,8 @@ def space_token(namespace: Namespace) -> str:
     return f"ns{content_id(namespace_key(namespace))}"
 
 
-def _words(text: str) -> list[str]:
-    """Words as the lexicon has them: lower case, without marks on the letters."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return re.findall(r"[^\W_]+", plain.lower())
-
-
 def _quoted(term: str) -> str:
-    return '"' + term.replace('"', '""').replace("\x00", " ") + '"'
+    return f'"{term}"'
 
 
 def _idf(count: int, total: int) -> float:
