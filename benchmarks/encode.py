@@ -67,6 +67,7 @@ def measure(runner: str, n: int, repeat: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Measure each runner in a process of its own and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--repeat", type=int, default=3, help="the best of so many runs counts")

@@ -184,7 +184,7 @@ class TestRefusals:
             Embedder.load("acme/nothing")
 
     def test_of_a_folder_that_is_not_there_or_no_model(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match="expected a folder with config.json"):
+        with pytest.raises(ModelError, match=r"expected a folder with config\.json"):
             Embedder.load(tmp_path / "nothing")
         with pytest.raises(ModelError, match=r"expected a config\.json"):
             Embedder.load(tmp_path)

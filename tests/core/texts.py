@@ -31,7 +31,7 @@ HARD = [
     "👩‍👩‍👧‍👦 family 🇳🇴",
     "שלום עולם",
     "مرحبا بالعالم",
-    "你好，世界",
+    "你好世界",
     "naïve café ﬁ ﬂ Å",
     "def f(x: int) -> int:\n    return x ** 2  # ERR-4711",
     "SELECT * FROM t WHERE a <> 'b';",
