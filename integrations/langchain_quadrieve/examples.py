@@ -9,8 +9,8 @@ from langchain_core.example_selectors import BaseExampleSelector
 from langchain_core.runnables.config import run_in_executor
 
 from quadrieve import EmbedderLike, Example, ExampleBank, InputError
-from quadrieve.index.index import Mode
 from quadrieve.index.location import Location
+from quadrieve.index.ranking import Mode
 
 
 class QuadrieveExampleSelector(BaseExampleSelector):

@@ -15,8 +15,8 @@ from langchain_core.tools import BaseTool, create_retriever_tool
 from pydantic import ConfigDict
 
 from quadrieve import EmbedderLike, Hit, InputError, KnowledgeBase
-from quadrieve.index.index import Mode
 from quadrieve.index.location import Location
+from quadrieve.index.ranking import Mode
 
 
 class QuadrieveRetriever(DocumentIndex):

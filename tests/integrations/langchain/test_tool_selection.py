@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import AIMessage, ToolMessage
-from langchain_core.tools import tool
+from langchain_core.tools import StructuredTool, tool
+from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_quadrieve import ToolSelectionMiddleware
+from quadrieve import InputError, StoreError, Tool, Toolbox
+
+THREAD = {"configurable": {"thread_id": "1"}}
+WEATHER, MAIL, MONEY = "What is the weather in Oslo?", "Write Imke an e-mail.", "How much is a dollar in crowns?"
 
 
 @tool
@@ -23,41 +31,254 @@ def send_email(to: str, body: str) -> str:
 
 
 @tool
-def convert_currency(amount: float, source: str, target: str) -> str:
+def convert_currency(amount: float) -> str:
     """Convert an amount of money from one currency to another."""
     return "1"
 
 
-TOOLS = [get_weather, send_email, convert_currency]
+@tool
+def ask_human(question: str) -> str:
+    """Hand the conversation to a colleague."""
+    return "yes"
 
 
-def call(name: str, **args: object) -> AIMessage:
+TOOLS = [get_weather, send_email, convert_currency, ask_human]
+
+
+def made(name, description, **metadata):
+    return StructuredTool.from_function(lambda: name, name=name, description=description, metadata=metadata)
+
+
+def call(name, **args):
     return AIMessage("", tool_calls=[{"name": name, "args": args, "id": f"call-{name}"}])
 
 
+def calling(name, **args):
+    """A script that calls a tool once in a turn, and then answers."""
+    return lambda messages, _: AIMessage("Done.") if isinstance(messages[-1], ToolMessage) else call(name, **args)
+
+
+def say(agent, text, context=None, config=THREAD):
+    return agent.invoke({"messages": [("user", text)]}, config, context=context)
+
+
+@pytest.fixture
+def agent_of(embedder, scripted):
+    """An agent with a checkpointer, and the model that keeps what it was offered."""
+
+    def make(script=lambda *_: AIMessage("Done."), tools=TOOLS, middleware=(), **options):
+        model = scripted(script)
+        select = ToolSelectionMiddleware(**({"embedder": embedder} | options))
+        return model, create_agent(model, tools, middleware=[*middleware, select], checkpointer=InMemorySaver())
+
+    return make
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_the_right_tool_is_offered_and_can_be_called(embedder, scripted, asynchronous):
-    model = scripted(
-        lambda messages, _: (
-            AIMessage("It rains.") if isinstance(messages[-1], ToolMessage) else call("get_weather", city="Oslo")
-        )
-    )
-    agent = create_agent(model, tools=TOOLS, middleware=[ToolSelectionMiddleware(embedder=embedder, max_tools=1)])
-    asked = {"messages": [("user", "What is the weather in Oslo?")]}
-    result = await agent.ainvoke(asked) if asynchronous else agent.invoke(asked)
+async def test_the_right_tool_is_offered_and_can_be_called(agent_of, asynchronous):
+    model, agent = agent_of(calling("get_weather", city="Oslo"), max_tools=1)
+    asked = {"messages": [("user", WEATHER)]}
+    result = await agent.ainvoke(asked, THREAD) if asynchronous else agent.invoke(asked, THREAD)
     assert model.offers == [["get_weather"], ["get_weather"]]
     assert [m.text for m in result["messages"] if isinstance(m, ToolMessage)] == ["Rain in Oslo."]
     assert result["tool_selection"]["offered"] == ["get_weather"]
+    assert 0 < result["tool_selection"]["why"]["get_weather"]["score"] <= 1
 
 
-def test_a_call_to_a_tool_that_was_not_offered_is_refused(embedder, scripted):
-    model = scripted(
-        lambda messages, _: (
-            AIMessage("Sorry.") if isinstance(messages[-1], ToolMessage) else call("send_email", to="a", body="b")
-        )
-    )
-    agent = create_agent(model, tools=TOOLS, middleware=[ToolSelectionMiddleware(embedder=embedder, max_tools=1)])
-    result = agent.invoke({"messages": [("user", "What is the weather in Oslo?")]})
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("name", ["send_email", "launch_rocket"])
+async def test_a_call_to_a_tool_that_was_not_offered_is_refused(agent_of, asynchronous, name):
+    _, agent = agent_of(calling(name, to="a", body="b"), max_tools=1)
+    asked = {"messages": [("user", WEATHER)]}
+    result = await agent.ainvoke(asked, THREAD) if asynchronous else agent.invoke(asked, THREAD)
     [refusal] = [m for m in result["messages"] if isinstance(m, ToolMessage)]
     assert refusal.status == "error"
-    assert "send_email" in refusal.text
+    assert refusal.text == f"The tool {name!r} is not offered in this turn; offered are get_weather."
+
+
+def test_a_selection_holds_for_its_turn_whatever_is_said_in_it(agent_of):
+    def script(messages, names):
+        said = sum(isinstance(message, ToolMessage) for message in messages)
+        return call("get_weather", city="Convert an amount of money") if said < 3 else AIMessage("Done.")
+
+    model, agent = agent_of(script, max_tools=1)
+    say(agent, WEATHER)
+    assert model.offers == [["get_weather"]] * 4
+
+
+def test_tools_stay_in_their_places_until_another_one_is_needed(agent_of):
+    model, agent = agent_of(max_tools=2)
+    for text in (WEATHER, "What is the weather in Bergen?", "And in Paris?", MONEY, MAIL, MONEY):
+        say(agent, text)
+    for before, after in zip(model.offers, model.offers[1:], strict=False):
+        added = [name for name in after if name not in before]
+        assert after == before or added
+        assert after[len(after) - len(added) :] == added
+        survivors = [name for name in before if name in after]
+        assert after[: len(survivors)] == survivors
+    assert model.offers[0] == model.offers[1]
+    assert "convert_currency" in model.offers[3]
+    assert "send_email" in model.offers[4]
+
+
+def test_what_is_always_wanted_is_there_first_and_on_top(agent_of):
+    model, agent = agent_of(max_tools=1, always=["ask_human", "not_there"])
+    result = say(agent, WEATHER)
+    assert model.offers == [["ask_human", "get_weather"]]
+    assert result["tool_selection"]["why"]["ask_human"]["always"] is True
+
+
+def test_a_follow_up_is_understood_from_the_turns_before(agent_of):
+    model, agent = agent_of(max_tools=1)
+    say(agent, WEATHER)
+    say(agent, "And in Bergen?")
+    assert model.offers[-1] == ["get_weather"]
+
+
+def test_descriptions_stay_within_their_budget(agent_of):
+    model, agent = agent_of(max_tools=4, max_tokens=40)
+    say(agent, WEATHER)
+    assert 1 <= len(model.offers[0]) < 4
+    assert model.offers[0][0] == "get_weather"
+
+
+def test_tools_that_need_permission_are_offered_and_run_only_with_it(agent_of):
+    secret = made("read_salary", "Look up the salary of a colleague.", permissions=["hr"])
+    question = "What is the salary of my colleague?"
+    model, agent = agent_of(
+        calling("read_salary"), tools=[*TOOLS, secret], max_tools=5, allowed=lambda context: context["holds"]
+    )
+    refused = say(agent, question, {"holds": []})
+    assert "read_salary" not in model.offers[0]
+    assert "not offered" in refused["messages"][-2].text
+    allowed = say(agent, question, {"holds": ["hr"]})
+    assert "read_salary" in model.offers[-1]
+    assert allowed["messages"][-2].text == "read_salary"
+    say(agent, question, {"holds": []})
+    assert "read_salary" not in model.offers[-1]
+
+
+def test_permission_that_is_withdrawn_within_a_turn_holds_for_the_call(agent_of):
+    holds = ["hr"]
+    secret = made("read_salary", "Look up the salary of a colleague.", permissions=["hr"])
+
+    def script(messages, names):
+        holds.clear()
+        return calling("read_salary")(messages, names)
+
+    _, agent = agent_of(script, tools=[secret], allowed=lambda context: holds)
+    assert "not offered" in say(agent, "What is my colleague's salary?")["messages"][-2].text
+
+
+def test_what_a_tool_requires_comes_with_it(agent_of):
+    tools = [
+        made("move_event", "Shift a calendar entry to another time.", requires=["find_id"]),
+        made("find_id", "Zzz."),
+        *TOOLS,
+    ]
+    model, agent = agent_of(tools=tools, max_tools=1)
+    result = say(agent, "Shift my calendar entry to nine.")
+    assert model.offers == [["move_event", "find_id"]]
+    assert result["tool_selection"]["why"]["find_id"]["required_by"] == "move_event"
+
+
+def test_requests_that_a_tool_answers_help_to_find_it(agent_of):
+    tools = [made("xq7", "Zzz.", usage=["Is it raining?", "Do I need an umbrella?"]), send_email, convert_currency]
+    model, agent = agent_of(tools=tools, max_tools=1)
+    say(agent, "Shall I take an umbrella with me?")
+    assert model.offers == [["xq7"]]
+
+
+class Arriving(AgentMiddleware):
+    """Brings tools at run time, as a server does that is connected late."""
+
+    def __init__(self):
+        super().__init__()
+        self.arrived = []
+
+    def wrap_model_call(self, request, handler):
+        return handler(request.override(tools=[*request.tools, *self.arrived]))
+
+    def wrap_tool_call(self, request, handler):
+        found = {tool.name: tool for tool in self.arrived}.get(request.tool_call["name"])
+        return handler(request.override(tool=found) if found else request)
+
+
+def test_tools_that_arrive_within_a_turn_are_added_at_the_end(agent_of):
+    late = Arriving()
+
+    def script(messages, names):
+        if not isinstance(messages[-1], ToolMessage):
+            late.arrived = [made("get_weather_alerts", "Get warnings of bad weather in a city.")]
+            return call("get_weather", city="Oslo")
+        return call("get_weather_alerts") if messages[-1].name == "get_weather" else AIMessage("Done.")
+
+    model, agent = agent_of(script, middleware=[late], max_tools=1)
+    result = say(agent, "Are there warnings of bad weather in Oslo?")
+    assert model.offers == [["get_weather"]] + [["get_weather", "get_weather_alerts"]] * 2
+    assert result["messages"][-2].text == "get_weather_alerts"
+
+
+def test_a_tool_whose_description_changes_is_encoded_anew(agent_of):
+    late = Arriving()
+    model, agent = agent_of(tools=[get_weather], middleware=[late], max_tools=1)
+    late.arrived = [made("helper", "Send an e-mail.")]
+    say(agent, "Send an e-mail, please.")
+    late.arrived = [made("helper", "Paint a fence.")]
+    say(agent, "Paint the fence.", config={"configurable": {"thread_id": "2"}})
+    assert model.offers == [["helper"], ["helper"]]
+
+
+def test_a_toolbox_describes_its_tools_better_than_they_do(agent_of, embedder):
+    box = Toolbox.open(None, embedder=embedder)
+    box.register([Tool("ask_human", "Tell the fortune from coffee grounds."), Tool("gone", "Fortune of a sailor.")])
+    model, agent = agent_of(toolbox=box, embedder=None, max_tools=1)
+    say(agent, "Read my fortune!")
+    assert model.offers == [["ask_human"]]
+
+
+def test_a_providers_own_tools_are_kept(agent_of):
+    model, agent = agent_of(tools=[*TOOLS, {"type": "web_search"}], max_tools=1)
+    say(agent, WEATHER)
+    assert model.offers == [["web_search", "get_weather"]]
+
+
+def test_when_choosing_fails_all_tools_are_offered_with_a_warning(agent_of, embedder, caplog):
+    box = Toolbox.open(None, embedder=embedder)
+    secret = made("read_salary", "Look up the salary of a colleague.", permissions=["hr"])
+    model, agent = agent_of(toolbox=box, tools=[*TOOLS, secret], embedder=None, max_tools=1, allowed=lambda _: [])
+    box.close()
+    with caplog.at_level(logging.WARNING, "langchain_quadrieve"):
+        result = say(agent, WEATHER)
+    assert model.offers == [[tool.name for tool in TOOLS]]
+    assert "all 4 are offered" in caplog.text
+    assert "fallback" in result["tool_selection"]["why"]["get_weather"]
+    with pytest.raises(StoreError):
+        box.select(WEATHER)
+
+
+def test_without_a_word_of_the_user_nothing_is_chosen(agent_of):
+    model, agent = agent_of(max_tools=1)
+    agent.invoke({"messages": [("assistant", "Hello!")]}, THREAD)
+    assert model.offers == [[tool.name for tool in TOOLS]]
+
+
+def test_a_selection_survives_a_restart(embedder, scripted):
+    saver = InMemorySaver()
+    offers = []
+    for text in (WEATHER, "Send an e-mail about the weather in Oslo."):
+        model = scripted(lambda *_: AIMessage("Done."))
+        select = ToolSelectionMiddleware(embedder=embedder, max_tools=2)
+        say(create_agent(model, TOOLS, middleware=[select], checkpointer=saver), text)
+        offers += model.offers
+    assert offers[1] == ["get_weather", "send_email"]
+    fresh = ToolSelectionMiddleware(embedder=embedder, max_tools=2)
+    say(create_agent(scripted(lambda *_: AIMessage("Done.")), TOOLS, middleware=[fresh]), text, config=None)
+    assert [hit.name for hit in fresh.toolbox.select(text, k=2)] == ["send_email", "get_weather"]
+
+
+def test_nonsense_is_refused(embedder):
+    with pytest.raises(InputError, match="neither"):
+        ToolSelectionMiddleware()
+    with pytest.raises(InputError, match="max_tools"):
+        ToolSelectionMiddleware(embedder=embedder, max_tools=0)
