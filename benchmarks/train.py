@@ -116,7 +116,6 @@ def _ours(queries: list[str], keys: list[str], batch: int, steps: int, folder: s
             "steps": steps,
             "batch_size": batch,
             "grad_cache": cached,
-            "group_tokens": 2048,
             "tau": 0.05,
         }
     )

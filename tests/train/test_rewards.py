@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,6 @@ from quadrieve_train.rewards import LabelOptions, Scored, Template, answer_quali
 from quadrieve_train.rewards.templates import TEMPLATES
 from quadrieve_train.rows import Row, as_row
 
-QUIET = LabelOptions(max_new_tokens=6, outputs=4, chat=False)
 ROWS = [
     Row(
         "qa", "What colour is a glorp?", ("A glorp is always purple.",), ("The bus leaves at nine.",), "a", ("purple",)
@@ -26,7 +26,7 @@ ROWS = [
     Row("icl", "3 + 4", ("3 + 5\n8",), ("Is it raining?\nno",), "b", ("7",), choices=("7", "9", "no")),
     Row(
         "qa",
-        "What colour is a glorp?",
+        "Which colour is a glorp?",
         ("A glorp is always purple.",),
         ("The bus leaves at nine.",),
         "d",
@@ -90,8 +90,10 @@ def test_a_candidate_that_helps_is_worth_more_and_nothing_is_scored_twice(lm, tm
 
 @pytest.mark.models
 def test_answers_with_each_candidate_are_rated_where_quality_is_asked_for(lm, tmp_path):
-    options = LabelOptions(max_new_tokens=6, outputs=2, chat=False, quality=True)
-    (row,) = (as_row(record) for record in label(ROWS[:1], lm, tmp_path, options))
+    options = LabelOptions(kind="likelihood", max_new_tokens=12, quality=True)
+    founded = "The village of Elmbridge was founded by Margaret Holloway."
+    asked = Row("qa", "Who founded the village of Elmbridge?", (founded,), ("The bus leaves at nine.",))
+    (row,) = (as_row(r) for r in label([replace(asked, answers=("Margaret Holloway",))], lm, tmp_path, options))
     assert row.qualities[0] > row.qualities[1]
     assert answer_quality("Purple!", ["purple"]) == 1
     assert answer_quality("", ["purple"]) == 0
@@ -174,7 +176,7 @@ def test_labelling_killed_half_way_goes_on_with_nothing_scored_twice(lm, tmp_pat
     rows = tmp_path / "rows.jsonl"
     many = [
         Row("icl", f"{i} + 1", (f"{i} + 2\n{i + 2}",), ("x\ny",), str(i), (str(i + 1),), ("7", "9", str(i + 1)))
-        for i in range(64)
+        for i in range(32)
     ]
     rows.write_text("".join(row.to_json() + "\n" for row in many))
     command = [sys.executable, "-m", "quadrieve_train", "label", rows, "--out", tmp_path / "out.jsonl", "--no-chat"]
@@ -184,7 +186,7 @@ def test_labelling_killed_half_way_goes_on_with_nothing_scored_twice(lm, tmp_pat
     while time.time() < deadline and process.poll() is None:
         if (tmp_path / "store" / "rewards.sqlite3").exists():
             with RewardStore(tmp_path / "store") as store:
-                if len(store) >= 48:
+                if len(store) >= 40:
                     break
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -193,11 +195,11 @@ def test_labelling_killed_half_way_goes_on_with_nothing_scored_twice(lm, tmp_pat
     with RewardStore(tmp_path / "store") as store:
         done = len(store)
         before = {record["query"]: record["scores"] for record in store.dataset() if record["candidate"] is None}
-    assert 48 <= done < 64 * 3
+    assert 40 <= done < 32 * 3
     finished = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-    assert json.loads(finished.stdout)["health"]["rows"] == 64
+    assert json.loads(finished.stdout)["health"]["rows"] == 32
     with RewardStore(tmp_path / "store") as store:
-        assert len(store) == 64 * 3
+        assert len(store) == 32 * 3
         after = {record["query"]: record["scores"] for record in store.dataset() if record["candidate"] is None}
     assert all(after[query] == scores for query, scores in before.items())
 

@@ -115,7 +115,7 @@ def test_two_processes_learn_what_one_process_learns_from_the_same_global_batch(
         "trainer": {"optim": "sgd", "report_to": []},
         "save_steps": 1,
     }
-    one = launch(1, recipe_of(batch_size=8, **common), data, "one")
+    one = weights(pipeline.train(recipe_of(batch_size=8, **common), data, data / "one", use_cpu=True).folder)
     two = launch(2, recipe_of(batch_size=4, **common), data, "two")
     start = weights(Embedder.load("minilm").checkpoint.folder)
     moved = max((one[name] - start[name]).abs().max().item() for name in one)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]  # comes without types
+from datasets import concatenate_datasets
 from transformers import AutoTokenizer, TrainerCallback
 
 from quadrieve import Embedder, checkpoint
@@ -31,7 +32,7 @@ from .losses import Temperature
 from .mining import mine
 from .recipes import Recipe, TaskRecipe
 from .rewards import LabelOptions, RewardStore, label
-from .rows import Row, as_row, from_rows, read_collection, read_rows
+from .rows import Row, as_row, from_rows, read_collection, read_rows, row_at
 from .trainer import MultiTaskTrainer, training_arguments
 
 if TYPE_CHECKING:
@@ -142,17 +143,16 @@ def prepare(
     dev: dict[str, DevSet] = {}
     with RewardStore(work / "rewards") as store:
         for name, task in recipe.tasks.items():
-            found: list[Row] = []
+            found: list[Dataset] = []
             for source in task.sources:
                 if source.endswith(".jsonl"):
                     given = _given(data / source, name, recipe, task)
                 else:
                     given = _mine(data / source, name, "train", task.queries, recipe, embedder, work, progress)
                 found += _with_rewards(given, source, task, recipe, opened, store, progress)
-            useful = [row for row in found if row.rewards or (row.pos and "contrastive" in task.losses)]
-            if not useful:
+            rows[name] = _useful(concatenate_datasets(found), task)
+            if not len(rows[name]):
                 raise InputError(f"Task {name!r}: no row of {', '.join(task.sources)} has what its losses need.")
-            rows[name] = from_rows(useful)
             measured = task.dev or next((s for s in task.sources if not s.endswith(".jsonl")), None)
             if measured is not None:
                 dev[name] = _dev(data / measured, name, task, recipe, embedder, opened, store, work, progress)
@@ -228,38 +228,49 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
         self.asked = True
 
 
-def _given(path: Path, name: str, recipe: Recipe, task: TaskRecipe) -> list[Row]:
+def _given(path: Path, name: str, recipe: Recipe, task: TaskRecipe) -> Dataset:
     """The rows of a file that are of the task; their rewards must be of the recipe's language model."""
     dataset: Any = read_rows(path, name)
-    rows = [row for row in map(as_row, dataset) if row.task == name]
-    if task.relabel:
-        return [replace(row, rewards=(), rewarded_by="", qualities=()) for row in rows]
-    for row in rows:
-        made_by = row.rewarded_by.split("@")[0]
-        if made_by and made_by not in (recipe.lm, Path(recipe.lm).name, Path(recipe.lm).stem):
+    mine = dataset.select([i for i, other in enumerate(dataset["task"]) if other == name])
+    for source in dict.fromkeys(mine["rewarded_by"]):
+        made_by = source.split("@")[0]
+        if made_by and not task.relabel and made_by not in (recipe.lm, Path(recipe.lm).name, Path(recipe.lm).stem):
             raise InputError(
-                f"{path} has rewards of {row.rewarded_by!r}, and the recipe's language model is {recipe.lm!r}; label "
+                f"{path} has rewards of {source!r}, and the recipe's language model is {recipe.lm!r}; label "
                 "the rows again, or name that model in the recipe."
             )
-    return rows
+    return mine
 
 
 def _with_rewards(
-    rows: Sequence[Row],
+    rows: Dataset,
     source: str,
     task: TaskRecipe,
     recipe: Recipe,
     lm: LanguageModel | None,
     store: RewardStore,
     progress: bool,
-) -> list[Row]:
+) -> list[Dataset]:
     """The rows, as many labelled as the task says; those that have rewards keep them."""
-    bare = [i for i, row in enumerate(rows) if not row.rewards]
-    chosen = [i for i in bare if rows[i].answers][: task.labelled]
+    bare = [i for i, rewards in enumerate(rows["rewards"]) if task.relabel or not rewards]
+    answered = [i for i, answers in enumerate(rows["answers"]) if answers]
+    chosen = sorted(set(bare) & set(answered))[: task.labelled]
     if bare and not chosen and task.labelled != 0:
         raise InputError(f"{source} has no answers, and the {recipe.rewards.kind} reward needs the desired output.")
-    labelled = dict(zip(chosen, _labelled([rows[i] for i in chosen], recipe, lm, store, progress), strict=True))
-    return [labelled.get(i, row) for i, row in enumerate(rows)]
+    labelled = _labelled([row_at(rows, i) for i in chosen], recipe, lm, store, progress)
+    rest = rows.select(sorted(set(range(len(rows))) - set(chosen)))
+    return [from_rows(labelled), rest.map(_without_rewards) if task.relabel else rest]
+
+
+def _without_rewards(_: dict[str, Any]) -> dict[str, Any]:
+    return {"rewards": [], "rewarded_by": "", "qualities": []}
+
+
+def _useful(rows: Dataset, task: TaskRecipe) -> Dataset:
+    """The rows that a loss of the task can learn from."""
+    labels = "contrastive" in task.losses
+    columns = zip(rows["rewards"], rows["pos"], strict=True)
+    return rows.select([i for i, (rewards, pos) in enumerate(columns) if rewards or (pos and labels)])
 
 
 def _dev(
@@ -276,7 +287,9 @@ def _dev(
     rewarded: Sequence[Row] = ()
     if task.dev_labelled:
         mined = _mine(folder, name, "dev", task.dev_labelled, recipe, embedder, work, progress)
-        rewarded = _labelled([row for row in mined if row.answers], recipe, lm, store, progress, quality=True)
+        rewarded = _labelled(
+            [row for row in map(as_row, mined) if row.answers], recipe, lm, store, progress, quality=True
+        )
     return DevSet.from_collection(
         read_collection(folder),
         name,
@@ -295,10 +308,10 @@ def _mine(
     embedder: Embedder,
     work: Path,
     progress: bool,
-) -> list[Row]:
+) -> Dataset:
     spec = recipe.mining
     with PartialState().main_process_first():
-        mined = mine(
+        return mine(
             read_collection(folder),
             name,
             method=spec.method,
@@ -312,7 +325,6 @@ def _mine(
             folder=work / "mined" / f"{name}-{folder.name}-{split}",
             progress=progress,
         )
-    return [as_row(record) for record in mined]
 
 
 def _labelled(
@@ -337,7 +349,7 @@ def _labelled(
         quality=quality,
     )
     # The draws do not follow the recipe's seed, so that runs with other seeds share their rewards.
-    drawn = [draw_candidates(row, recipe.candidates, f"label {row.query_id}") for row in rows]
+    drawn = [draw_candidates(replace(row, rewards=()), recipe.candidates, f"label {row.query_id}") for row in rows]
     return [as_row(record) for record in label(drawn, lm, store, options, progress=progress)]
 
 

@@ -83,7 +83,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
             candidates=recipe.candidates,
             query_tokens=recipe.query_tokens,
             key_tokens=recipe.key_tokens,
-            group_tokens=recipe.group_tokens,
+            # Small groups waste little on padding, large ones keep a GPU busy.
+            group_tokens=recipe.group_tokens or (2048 if args.device.type == "cpu" else 16384),
             seed=recipe.seed,
         )
         super().__init__(

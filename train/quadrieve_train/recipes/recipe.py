@@ -105,7 +105,7 @@ class Recipe:
         accumulation: Micro-batches in a step.
         batching: `homogeneous`, `heterogeneous` or `mixed`.
         grad_cache: Encode in groups of `group_tokens` with cached gradients, so that memory does not bound the batch.
-        group_tokens: Padded tokens in one forward pass.
+        group_tokens: Padded tokens in one forward pass; None for what suits the device.
         learning_rate: Highest learning rate.
         warmup: Share of the steps in which it rises.
         schedule: How it falls then, a name of transformers' schedulers.
@@ -151,7 +151,7 @@ class Recipe:
     accumulation: int = 1
     batching: Literal["homogeneous", "heterogeneous", "mixed"] = "homogeneous"
     grad_cache: bool = False
-    group_tokens: int = 8192
+    group_tokens: int | None = None
     learning_rate: float = 5e-6
     warmup: float = 0.1
     schedule: str = "linear"
@@ -201,8 +201,9 @@ class Recipe:
             if key not in MONITORS:
                 raise InputError(f"Unknown monitor {key!r}; the monitors are {', '.join(MONITORS)}.")
         for name in ("candidates", "steps", "batch_size", "accumulation", "group_tokens", "query_tokens", "key_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}.")
 
     @classmethod
     def load(cls, recipe: str | os.PathLike[str]) -> Recipe:
