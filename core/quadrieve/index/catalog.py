@@ -167,10 +167,11 @@ class Catalog:
         found, ranks = zip(*rows, strict=True)
         return np.array(found, dtype=np.int64), -np.array(ranks)
 
-    def weights(self, query: str) -> float:
-        """The BM25 score that a record with every word of the query once, and average length, would have."""
-        words = [word for part in self._words(query) for word in part]
-        return sum(_idf(count, self.total) for count in self._frequencies(words).values())
+    def whole(self, query: str) -> float:
+        """The BM25 score that a record of average length with every word of the query once would have."""
+        words = {word for part in self._words(query) for word in part}
+        frequencies = self._frequencies(list(words))
+        return sum(_idf(frequencies.get(word, 0), self.total) for word in words)
 
     def _affordable(self, query: str, share: float) -> list[str]:
         """The rarest words of a query, as many as may be scored, and its compound words."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,9 @@ class EmbeddedRecords:
         self._name = name
         self._users = 1
         self._version = 0
+        self._rebuilding = threading.Lock()
         self._writing = threading.RLock()
+        self._turn = threading.RLock()  # taken after the other two
         self._generation = self._open(None if folder is None else folder.generation(), view)
 
     @classmethod
@@ -79,11 +82,13 @@ class EmbeddedRecords:
     @property
     def batch_size(self) -> int:
         """Records that may be written at a time."""
-        return self._generation.batch_size
+        with self._now() as generation:
+            return generation.batch_size
 
     def check(self, view: ViewLike) -> None:
         """Refuse another embedder than the records were written with."""
-        self._generation.collection.check(view)
+        with self._now() as generation:
+            generation.collection.check(view)
 
     @property
     def version(self) -> int:
@@ -92,70 +97,89 @@ class EmbeddedRecords:
 
     def ids(self, filter: Filter | None = None) -> list[str]:
         """The ids of all records, or of those that match."""
-        return self._generation.ids(filter)
+        with self._now() as generation:
+            return generation.ids(filter)
 
-    def put(self, records: Sequence[Record], hashes: Mapping[str, str], vectors: Vectors) -> None:
-        """Write records, each as a whole."""
-        with self._writing:
-            self._generation.put(records, hashes, vectors)
+    def put(self, records: Sequence[Record], hashes: Mapping[str, str], vectors: Vectors, view: ViewLike) -> None:
+        """Write records, each as a whole.
+
+        Raises:
+            FingerprintError: If their vectors are of another embedder, as after a migration meanwhile.
+        """
+        with self._writing, self._now() as generation:
+            generation.collection.check(view)
+            generation.put(records, hashes, vectors)
             self._version += 1
 
     def hashes(self, ids: Sequence[str] | None = None) -> dict[str, str]:
         """Content hash by id, of those that are there."""
-        return self._generation.hashes(ids)
+        with self._now() as generation:
+            return generation.hashes(ids)
 
     def get(
         self, ids: Sequence[str] | None = None, filter: Filter | None = None, *, vectors: bool = False
     ) -> list[Record]:
         """Records by id, by filter, or all."""
-        return self._generation.get(ids, filter, vectors=vectors)
+        with self._now() as generation:
+            return generation.get(ids, filter, vectors=vectors)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Take records away."""
-        with self._writing:
-            self._generation.delete(ids)
+        with self._writing, self._now() as generation:
+            generation.delete(ids)
             self._version += 1
 
     def count(self, filter: Filter | None = None) -> int:
         """How many records there are, in all or of those that match."""
-        return self._generation.count(filter)
+        with self._now() as generation:
+            return generation.count(filter)
 
     def rank(self, query: Query) -> list[Candidate]:
-        """The candidates for a query, best first; none is missed."""
-        return self._generation.rank(query)
+        """The candidates for a query, best first; none is missed.
 
-    def rebuild(self, view: ViewLike, embed: Embed | None, progress: Callable[[int, int], None]) -> None:
+        Raises:
+            FingerprintError: If its vector is of another embedder, as after a migration meanwhile.
+        """
+        with self._now() as generation:
+            generation.collection.check(query.view)
+            return generation.rank(query)
+
+    def rebuild(self, view: ViewLike, embed: Embed | None, progress: Callable[[int, int], None]) -> bool:
         """Copy what is alive into a new generation, check it, and let it take over.
 
         Searches are answered by the old generation until then; writes wait for the last part of the copy only.
+        One rebuild waits for another.
 
         Args:
             view: What will embed them.
             embed: Makes the vectors of records anew; None keeps those they have.
             progress: Called with how many of how many are done.
 
+        Returns:
+            Whether nothing else is in the new generation's bytes: what was deleted or changed since the copy
+            began, before it was resumed maybe, needs another rebuild.
+
         Raises:
             StoreError: If the copy is not what it should be; the old generation stays.
         """
-        place = None if self._folder is None else self._folder.next_generation(_target(view, embed))
-        fresh = self._open(place, view)
-        try:
-            if fresh.hashes() and not self._continues(fresh):
-                # What was deleted meanwhile lies in its bytes, and only a new folder forgets.
-                fresh.close()
-                assert self._folder is not None
-                fresh = self._open(self._folder.next_generation("begin anew"), view)
-            self._copy(fresh, embed, progress)
-            with self._writing:
+        with self._rebuilding:
+            if embed is None:
+                self.check(view)
+            place = None if self._folder is None else self._folder.next_generation(_target(view, embed))
+            fresh = self._open(place, view)
+            try:
+                self._drop_outdated(fresh)
                 self._copy(fresh, embed, progress)
-                if not self._continues(fresh) or fresh.hashes() != self._generation.hashes():
-                    raise StoreError(f"Records of {self._name!r} were deleted during the rebuild; start it again.")
-                _verify(self._generation, fresh, embed)
-                self._switch(fresh)
-        except BaseException:
-            if fresh is not self._generation:
-                fresh.close()
-            raise
+                with self._writing:
+                    self._drop_outdated(fresh)
+                    self._copy(fresh, embed, progress)
+                    _verify(self._generation, fresh, embed)
+                    self._switch(fresh)
+            except BaseException:
+                if fresh is not self._generation:
+                    fresh.close()
+                raise
+            return fresh.pristine
 
     def close(self) -> None:
         """Let go; the last one who does closes the files and gives the folder up."""
@@ -177,29 +201,39 @@ class EmbeddedRecords:
                 close_client(client)
             raise
 
-    def _continues(self, fresh: Generation) -> bool:
-        """Whether a new generation holds nothing but what is alive as it is now."""
-        return fresh.hashes().items() <= self._generation.hashes().items()
+    @contextmanager
+    def _now(self) -> Iterator[Generation]:
+        """The generation that counts, which stays so and open meanwhile."""
+        with self._turn:
+            yield self._generation
+
+    def _drop_outdated(self, fresh: Generation) -> None:
+        """Take from a new generation what has been deleted or changed since it was copied there."""
+        now = self.hashes()
+        fresh.delete([id for id, hash in fresh.hashes().items() if now.get(id) != hash])
 
     def _copy(self, fresh: Generation, embed: Embed | None, progress: Callable[[int, int], None]) -> None:
-        hashes = self._generation.hashes()
-        done = fresh.hashes()
-        missing = [id for id, hash in hashes.items() if done.get(id) != hash]
+        now, done = self.hashes(), fresh.hashes()
+        missing = [id for id in now if id not in done]
         for start in range(0, len(missing), _PAGE):
-            records = self._generation.get(missing[start : start + _PAGE], vectors=True)
+            with self._now() as generation:
+                records = generation.get(missing[start : start + _PAGE], vectors=True)
+                hashes = generation.hashes([record.id for record in records])
             if records:
                 vectors = np.stack([record.vector for record in records if record.vector is not None])
                 fresh.put(records, hashes, vectors if embed is None else embed(records))
-            progress(len(hashes) - len(missing) + start + len(records), len(hashes))
+            progress(len(now) - len(missing) + start + len(records), len(now))
 
     def _switch(self, fresh: Generation) -> None:
-        old = self._generation
+        with self._now() as old:
+            if self._folder is not None:
+                fresh.settle()
+                self._folder.switch()
+            self._generation = fresh
+            self._version += 1
+            old.close()
         if self._folder is not None:
-            fresh.settle()
-        self._generation = fresh
-        old.close()
-        if self._folder is not None:
-            self._folder.switch()
+            self._folder.sweep()
 
 
 def _target(view: ViewLike, embed: Embed | None) -> str:
@@ -208,8 +242,11 @@ def _target(view: ViewLike, embed: Embed | None) -> str:
 
 def _verify(old: Generation, fresh: Generation, embed: Embed | None) -> None:
     """Check counts, and a sample of vectors spread over the whole."""
-    if not old.count() == fresh.count() == fresh.collection.count():
-        raise StoreError(f"The new generation has {fresh.collection.count()} records instead of {old.count()}.")
+    if old.hashes() != fresh.hashes() or fresh.collection.count() != old.count():
+        raise StoreError(
+            f"The new generation has {fresh.collection.count()} records that are not the {old.count()} of the old one, "
+            "which stays; rebuild again."
+        )
     ids = sorted(old.hashes())
     sample = ids[:: max(1, len(ids) // _SAMPLE)]
     if not sample:
@@ -224,9 +261,10 @@ def _verify(old: Generation, fresh: Generation, embed: Embed | None) -> None:
 
 
 def _close_all() -> None:
-    for records in list(_OPEN.values()):
-        records._users = 1
-        records.close()
+    for (pid, _), records in list(_OPEN.items()):
+        if pid == os.getpid():  # a forked child must not close its parent's
+            records._users = 1
+            records.close()
 
 
 atexit.register(_close_all)

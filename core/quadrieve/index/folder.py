@@ -50,7 +50,7 @@ class IndexFolder:
             ) from None
         owner = {"pid": os.getpid(), "host": socket.gethostname()}
         _write(self.path / _OWNER, json.dumps(owner))
-        self._sweep()
+        self.sweep()
 
     def release(self) -> None:
         """Stop being the owner."""
@@ -76,10 +76,14 @@ class IndexFolder:
         return folder
 
     def switch(self) -> None:
-        """Make the next generation count, from one moment to the next, and remove the one before."""
-        old = self._current()
-        _write(self.path / _CURRENT, str(old + 1))
-        shutil.rmtree(self._folder(old))
+        """Make the next generation count, from one moment to the next."""
+        _write(self.path / _CURRENT, str(self._current() + 1))
+
+    def sweep(self) -> None:
+        """Remove generations that no longer count, one that a process left behind when it died among them."""
+        for folder in self.path.glob("gen-*"):
+            if int(folder.name.removeprefix("gen-")) < self._current():
+                shutil.rmtree(folder)
 
     def _current(self) -> int:
         file = self.path / _CURRENT
@@ -92,12 +96,6 @@ class IndexFolder:
 
     def _folder(self, number: int) -> Path:
         return self.path / f"gen-{number:06d}"
-
-    def _sweep(self) -> None:
-        """Remove generations that no longer count: a process may have died between switch and removal."""
-        for folder in self.path.glob("gen-*"):
-            if int(folder.name.removeprefix("gen-")) < self._current():
-                shutil.rmtree(folder)
 
     def _owner(self) -> str:
         try:

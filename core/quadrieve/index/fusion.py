@@ -10,9 +10,42 @@ from ..embedder import Vectors
 Scores = NDArray[np.float64]
 
 
-def fuse(cosines: Scores, bm25: Scores, attainable: float) -> Scores:
-    """Placeholder."""
-    return np.asarray(cosines + 0.5 * bm25 / max(attainable, 1e-9))
+#: Cosine that one unit of BM25 is worth, fitted on the dev queries of 13 retrieval sets in four roles.
+RATE = 0.0164
+#: Cosine that it is worth to be the only record with all words of a query: an exact name should win.
+LEAD = 0.15
+
+
+def fuse(cosines: Scores, bm25: Scores, *, whole: float, cut: bool) -> Scores:
+    """One score from the two that each candidate of two rankings has.
+
+    The cosine, plus a fixed rate for every unit of BM25 above the last of the lexical ranking, plus a reward for the
+    best lexical hit by how far it leads the second. BM25 is a sum of log-odds over the query's words, so its
+    size says how much the words tell. Reciprocal ranks, and scores stretched to the range of their list, throw that
+    away and give a ranking without evidence the same say as a clear hit.
+
+    Args:
+        cosines: Cosine of every candidate, `[n]`.
+        bm25: BM25 of every candidate, `[n]`; 0 where it is not in the lexical ranking.
+        whole: BM25 of a record of average length with every word of the query once.
+        cut: Whether the lexical ranking was cut off, so that its last score bounds all that it left out.
+
+    Returns:
+        Scores `[n]`, higher is better; with no lexical hit, the cosines.
+
+    Example:
+        >>> fuse(np.array([0.5, 0.4]), np.array([0.0, 9.0]), whole=10.0, cut=False).argmax()
+        np.int64(1)
+    """
+    hits = bm25[bm25 > 0]
+    if len(hits) == 0:
+        return cosines
+    floor = float(hits.min()) if cut else 0.0
+    fused = cosines + RATE * np.maximum(bm25 - floor, 0.0)
+    best = int(bm25.argmax())
+    second = float(np.delete(bm25, best).max(initial=0.0))
+    fused[best] += LEAD * min(1.0, (float(bm25[best]) - second) / max(whole, 1e-9))
+    return fused
 
 
 def diversify(relevance: Scores, vectors: Vectors, k: int, diversity: float) -> list[int]:

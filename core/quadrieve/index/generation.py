@@ -36,6 +36,9 @@ class Generation:
     Args:
         collection: The Chroma side.
         folder: Where the other two lie, or None for memory.
+
+    Attributes:
+        pristine: Nothing was ever deleted from it, so that no byte of it is of anything but its records.
     """
 
     def __init__(self, collection: StampedCollection, folder: Path | None, dim: int) -> None:
@@ -48,6 +51,7 @@ class Generation:
         self._alive: Mask = np.zeros(0, dtype=bool)
         self._clean = False
         self._torn = False
+        self.pristine = self._catalog.state("pristine") is None
         self._open()
 
     @property
@@ -89,6 +93,9 @@ class Generation:
         with self._lock:
             slots = list(self._catalog.slots(ids).values())
             if slots:
+                if self.pristine:
+                    self._catalog.set_state("pristine", "no")
+                    self.pristine = False
                 with self._changing():
                     self.collection.delete(ids)
                     self._leave(slots)
@@ -117,7 +124,12 @@ class Generation:
             union = np.unique(np.concatenate(list(rankings.values())))
             cosines = np.clip(self._vectors.rows(union) @ query.vector, -1.0, 1.0).astype(np.float64)
             words = np.array([bm25.get(slot, 0.0) for slot in union.tolist()])
-            relevance = self._relevance(query, cosines, words)
+            if query.mode == "dense" or query.text is None:
+                relevance = cosines
+            elif query.mode == "lexical":
+                relevance = words
+            else:
+                relevance = fuse(cosines, words, whole=self._catalog.whole(query.text), cut=len(bm25) >= pool)
             order = np.argsort(-relevance, kind="stable")
             if query.min_score is not None:
                 order = order[cosines[order] >= query.min_score]
@@ -141,13 +153,6 @@ class Generation:
                 self._vectors.flush()
                 self._catalog.set_state("chroma", self._chroma_stamp())
                 self._clean = True
-
-    def _relevance(self, query: Query, cosines: Scores, bm25: Scores) -> Scores:
-        if query.mode == "dense" or query.text is None:
-            return cosines
-        if query.mode == "lexical":
-            return bm25
-        return fuse(cosines, bm25, self._catalog.weights(query.text))
 
     def _candidates(
         self, union: Slots, cosines: Scores, relevance: Scores, order: Slots, rankings: Mapping[str, Slots]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self, get_args
+from typing import Self, TypeVar, get_args
 
 import numpy as np
 
 from ..embedder import OnLong, RoleView, Vectors, ViewLike, check_text
-from ..errors import InputError, StoreError
+from ..errors import FingerprintError, InputError, StoreError
 from ..roles import Role
 from .collection import StampedCollection
 from .embedded import EmbeddedRecords
 from .filters import Filter, all_of, in_namespace
 from .fusion import diversify
 from .location import Location, as_folder, collection_name, connect
-from .ranking import Embed, Mode, Query, RecordStore
+from .ranking import Candidate, Embed, Mode, Query, RecordStore
 from .records import Hit, Namespace, Record, content_hash
 from .served import ServedRecords
+
+T = TypeVar("T")
 
 _BATCH = 1024  # records embedded and written together: what a killed process has to do again at most
 
@@ -42,6 +45,7 @@ class Index:
         self.view = view
         self._on_long = on_long
         self._closed = False
+        self._migrating = threading.RLock()
 
     @classmethod
     def open(
@@ -113,7 +117,7 @@ class Index:
                 stored = store.hashes(list(hashes))
                 changed = [record for record in some if stored.get(record.id) != hashes[record.id]]
                 if changed:
-                    store.put(changed, hashes, self._vectors(changed))
+                    self._put(changed, hashes)
                 bar.update(len(some))
         return [record.id for record in records]
 
@@ -154,18 +158,24 @@ class Index:
             raise InputError(f"diversity is a number from 0 to 1, got {diversity!r}.")
         if ids is not None and not ids:
             return []
-        found = self._open_records().rank(
-            Query(
-                vector=self._query_vector(query),
-                text=query if isinstance(query, str) else None,
-                n=k if diversity is None else max(4 * k, 20),
-                mode=mode,
-                filter=all_of(in_namespace(namespace, within), filter),
-                namespace=namespace,
-                ids=ids,
-                min_score=min_score,
+        store = self._open_records()
+
+        def rank(view: ViewLike) -> list[Candidate]:
+            return store.rank(
+                Query(
+                    vector=self._query_vector(query, view),
+                    view=view,
+                    text=query if isinstance(query, str) else None,
+                    n=k if diversity is None else max(4 * k, 20),
+                    mode=mode,
+                    filter=all_of(in_namespace(namespace, within), filter),
+                    namespace=namespace,
+                    ids=ids,
+                    min_score=min_score,
+                )
             )
-        )
+
+        found = self._by_view(rank) if isinstance(query, str) else rank(self.view)
         if diversity and found:
             relevance = np.array([candidate.relevance for candidate in found])
             spread = max(float(np.ptp(relevance)), 1e-9)
@@ -257,17 +267,21 @@ class Index:
         """
         from tqdm.auto import tqdm
 
-        records = self._open_records()
-        target = view or self.view
-        anew = None if target.fingerprint == self.view.fingerprint else embed or self._embed_with(target)
         with tqdm(unit="record", desc="Rebuilding", disable=not progress) as bar:
 
             def show(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            records.rebuild(target, anew, show)
-        self.view = target
+            with self._migrating:
+                records = self._open_records()
+                target = view or self.view
+                anew = None if target.fingerprint == self.view.fingerprint else embed or self._embed_with(target)
+                pristine = records.rebuild(target, anew, show)
+                self.view = target
+            if not pristine:
+                # What was deleted or changed during the copy lies in its bytes; a second copy forgets, encoding nothing.
+                records.rebuild(target, None, show)
 
     def embed_keys(self, texts: Sequence[str]) -> Vectors:
         """Encode texts as this index stores them."""
@@ -283,24 +297,45 @@ class Index:
     def _open_records(self) -> RecordStore:
         if self._closed:
             raise StoreError("The index is closed; open it again.")
-        self._records.check(self.view)
+        self._by_view(self._records.check)
         return self._records
 
-    def _vectors(self, records: Sequence[Record]) -> Vectors:
+    def _by_view(self, act: Callable[[ViewLike], T]) -> T:
+        """Do what depends on the embedder, and once more if a rebuild of this index put another in its place."""
+        view = self.view
+        try:
+            return act(view)
+        except FingerprintError:
+            with self._migrating:
+                now = self.view
+            if now is view:
+                raise
+            return act(now)
+
+    def _put(self, records: Sequence[Record], hashes: Mapping[str, str]) -> None:
+        def put(view: ViewLike) -> None:
+            self._records.put(records, hashes, self._vectors(records, view), view)
+
+        if any(record.vector is not None for record in records):
+            put(self.view)  # such a vector cannot be made again
+        else:
+            self._by_view(put)
+
+    def _vectors(self, records: Sequence[Record], view: ViewLike) -> Vectors:
         """`[n, dim]`: a record's own vector where it has one, else its text's."""
-        out = np.empty((len(records), self.view.dim), dtype=np.float32)
+        out = np.empty((len(records), view.dim), dtype=np.float32)
         to_embed = [i for i, record in enumerate(records) if record.vector is None]
         for i, record in enumerate(records):
             if record.vector is not None:
                 out[i] = record.vector
         if to_embed:
-            out[to_embed] = self.embed_keys([records[i].text for i in to_embed])
+            out[to_embed] = self.encode(view, [records[i].text for i in to_embed])
         return out
 
-    def _query_vector(self, query: str | Vectors) -> Vectors:
+    def _query_vector(self, query: str | Vectors, view: ViewLike) -> Vectors:
         if isinstance(query, np.ndarray):
-            if query.shape != (self.view.dim,):
-                raise InputError(f"A query vector has shape ({self.view.dim},) here, got {query.shape}.")
+            if query.shape != (view.dim,):
+                raise InputError(f"A query vector has shape ({view.dim},) here, got {query.shape}.")
             return query
-        vector: Vectors = self.view.embed_queries([check_text(query, "The query")])[0]
+        vector: Vectors = view.embed_queries([check_text(query, "The query")])[0]
         return vector

@@ -22,6 +22,7 @@ class Query:
 
     Attributes:
         vector: Unit vector `[dim]`.
+        view: What made it.
         text: The words, or None where only a vector is known.
         n: How many candidates at most.
         mode: How to rank.
@@ -32,6 +33,7 @@ class Query:
     """
 
     vector: Vectors
+    view: ViewLike
     text: str | None
     n: int
     mode: Mode
@@ -72,8 +74,8 @@ class RecordStore(Protocol):
         """Refuse another embedder than the records were written with."""
         ...
 
-    def put(self, records: Sequence[Record], hashes: Mapping[str, str], vectors: Vectors) -> None:
-        """Write records, each as a whole."""
+    def put(self, records: Sequence[Record], hashes: Mapping[str, str], vectors: Vectors, view: ViewLike) -> None:
+        """Write records, each as a whole; refuse vectors of another view than the one there is."""
         ...
 
     @property
@@ -107,8 +109,11 @@ class RecordStore(Protocol):
         """The candidates for a query, best first."""
         ...
 
-    def rebuild(self, view: ViewLike, embed: Embed | None, progress: Callable[[int, int], None]) -> None:
-        """Copy what is alive to a new place, with new vectors if `embed` makes them, and let it take over."""
+    def rebuild(self, view: ViewLike, embed: Embed | None, progress: Callable[[int, int], None]) -> bool:
+        """Copy what is alive to a new place, with new vectors if `embed` makes them, and let it take over.
+
+        Returns whether nothing else can be left in the bytes of the new place.
+        """
         ...
 
     def close(self) -> None:

@@ -36,8 +36,9 @@ class ServedRecords:
         """Refuse another embedder than the records were written with."""
         self.collection.check(view)
 
-    def put(self, records: Sequence[Record], hashes: Mapping[str, str], vectors: Vectors) -> None:
+    def put(self, records: Sequence[Record], hashes: Mapping[str, str], vectors: Vectors, view: ViewLike) -> None:
         """Write records, each as a whole."""
+        self.check(view)
         self.collection.put(records, hashes, vectors)
 
     @property
@@ -80,7 +81,7 @@ class ServedRecords:
             candidates = [candidate for candidate in candidates if candidate.cosine >= query.min_score]
         return candidates[: query.n]
 
-    def rebuild(self, view: ViewLike, embed: Embed | None, progress: Callable[[int, int], None]) -> None:
+    def rebuild(self, view: ViewLike, embed: Embed | None, progress: Callable[[int, int], None]) -> bool:
         """Copy what is there into a new collection, check it, and give it the name of the old one.
 
         What a server cannot promise: between the two renamings nobody finds the collection for a moment, what
@@ -112,6 +113,7 @@ class ServedRecords:
         fresh.rename(name)
         old.drop()
         self.collection = fresh
+        return True
 
     def close(self) -> None:
         """Nothing to let go: the connection is shared."""
