@@ -14,7 +14,7 @@ from .index.filters import all_of, read_filter
 from .index.location import Location
 from .index.ranking import Mode
 from .index.records import canonical_json, check_metadata, content_id
-from .role_store import RoleStore, check_delete
+from .role_store import FilteredStore
 from .roles import Role
 
 CountTokens = Callable[[str], int]
@@ -43,7 +43,7 @@ class Example:
     why: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ExampleBank(RoleStore):
+class ExampleBank(FilteredStore):
     """Solved cases, found by how much they are like the new one.
 
     Example:
@@ -142,28 +142,6 @@ class ExampleBank(RoleStore):
                 break
             chosen.append(_example(hit))
         return chosen[::-1]
-
-    def delete(
-        self, ids: Sequence[str] | None = None, where: Mapping[str, Any] | None = None, *, erase: bool = False
-    ) -> int:
-        """Delete cases by id, by filter or both; returns how many there were.
-
-        They are found no more from then on; their bytes leave the disk with `rebuild`.
-
-        Args:
-            ids: These cases.
-            where: Those that match this filter on metadata.
-            erase: Rebuild at once.
-
-        Raises:
-            InputError: If nothing says what to delete.
-        """
-        check_delete(ids, where)
-        return self._delete(ids, None, read_filter(where), erase)
-
-    def count(self, where: Mapping[str, Any] | None = None) -> int:
-        """How many cases there are, in all or of those that match."""
-        return self.index.count(filter=read_filter(where))
 
 
 def estimate_tokens(text: str) -> int:

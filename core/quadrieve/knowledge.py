@@ -11,11 +11,11 @@ from .index.filters import read_filter
 from .index.location import Location
 from .index.ranking import Mode
 from .index.records import check_metadata, content_id
-from .role_store import RoleStore, check_delete, per_text
+from .role_store import FilteredStore, per_text
 from .roles import Role
 
 
-class KnowledgeBase(RoleStore):
+class KnowledgeBase(FilteredStore):
     """Passages, found by what they answer.
 
     Example:
@@ -108,25 +108,3 @@ class KnowledgeBase(RoleStore):
         return self.index.search(
             query, k, filter=read_filter(where), mode=mode, min_score=min_score, diversity=diversity
         )
-
-    def delete(
-        self, ids: Sequence[str] | None = None, where: Mapping[str, Any] | None = None, *, erase: bool = False
-    ) -> int:
-        """Delete passages by id, by filter or both; returns how many there were.
-
-        They are found no more from then on; their bytes leave the disk with `rebuild`.
-
-        Args:
-            ids: These passages.
-            where: Those that match this filter on metadata.
-            erase: Rebuild at once.
-
-        Raises:
-            InputError: If nothing says what to delete.
-        """
-        check_delete(ids, where)
-        return self._delete(ids, None, read_filter(where), erase)
-
-    def count(self, where: Mapping[str, Any] | None = None) -> int:
-        """How many passages there are, in all or of those that match."""
-        return self.index.count(filter=read_filter(where))

@@ -145,16 +145,34 @@ class RoleStore:
         return deleted
 
 
-def check_delete(ids: Sequence[str] | None, where: Mapping[str, Any] | None) -> None:
-    """Refuse a deletion that names nothing.
+class FilteredStore(RoleStore):
+    """A role whose records are counted and deleted by a filter on their metadata."""
 
-    Raises:
-        InputError: If neither ids nor a filter is given, or `ids` is one string.
-    """
-    if isinstance(ids, str):
-        raise InputError("ids is one string, expected a list of ids.")
-    if ids is None and read_filter(where) is None:
-        raise InputError("Nothing says what to delete; pass ids=[…] or where={…}.")
+    def delete(
+        self, ids: Sequence[str] | None = None, where: Mapping[str, Any] | None = None, *, erase: bool = False
+    ) -> int:
+        """Delete by id, by filter or both; returns how many there were.
+
+        What is deleted is found no more from then on; its bytes leave the disk with `rebuild`.
+
+        Args:
+            ids: These records.
+            where: Those that match this filter on metadata.
+            erase: Rebuild at once.
+
+        Raises:
+            InputError: If nothing says what to delete.
+        """
+        if isinstance(ids, str):
+            raise InputError("ids is one string, expected a list of ids.")
+        filter = read_filter(where)
+        if ids is None and filter is None:
+            raise InputError("Nothing says what to delete; pass ids=[…] or where={…}.")
+        return self._delete(ids, None, filter, erase)
+
+    def count(self, where: Mapping[str, Any] | None = None) -> int:
+        """How many records there are, in all or of those that match."""
+        return self.index.count(filter=read_filter(where))
 
 
 def per_text(values: Sequence[Any] | None, n: int, name: str) -> Sequence[Any]:
