@@ -38,7 +38,7 @@ class QuadrieveExampleSelector(BaseExampleSelector):
         input_keys: Sequence[str] = ("input",),
         output_keys: Sequence[str] = ("output",),
         where: Mapping[str, Any] | None = None,
-        mode: Mode | None = None,
+        mode: Mode = "hybrid",
         min_score: float | None = None,
         diversity: float | None = None,
         max_tokens: int | None = None,
@@ -51,9 +51,9 @@ class QuadrieveExampleSelector(BaseExampleSelector):
             input_keys: The keys of a case; a new case is compared by these alone.
             output_keys: The keys of its solution.
             where: Filter on the other keys, as `ExampleBank.select` takes it.
-            mode: How to rank; None is the bank's own.
+            mode: How to rank: `hybrid`, `dense` or `lexical`.
             min_score: Only examples with at least this cosine similarity.
-            diversity: From 0, nearest only, to 1, most unlike each other; None is 0.
+            diversity: From 0 to 1: how much an example's likeness to those before it counts against it (MMR).
             max_tokens: What they may take together.
 
         Raises:
@@ -66,10 +66,12 @@ class QuadrieveExampleSelector(BaseExampleSelector):
         self.example_bank = example_bank
         self.input_keys = tuple(input_keys)
         self.output_keys = tuple(output_keys)
-        options = {"mode": mode, "min_score": min_score, "diversity": diversity, "max_tokens": max_tokens}
-        self._settings: dict[str, Any] = {"k": k, "where": where} | {
-            key: value for key, value in options.items() if value is not None
-        }
+        self.k = k
+        self.where = where
+        self.mode: Mode = mode
+        self.min_score = min_score
+        self.diversity = diversity
+        self.max_tokens = max_tokens
 
     @classmethod
     def from_examples(
@@ -118,7 +120,16 @@ class QuadrieveExampleSelector(BaseExampleSelector):
             InputError: If the new case lacks an input key.
         """
         case = _values(input_variables, self.input_keys, "The new case")
-        return [self._example(found) for found in self.example_bank.select(case, **self._settings)]
+        chosen = self.example_bank.select(
+            case,
+            self.k,
+            max_tokens=self.max_tokens,
+            where=self.where,
+            mode=self.mode,
+            min_score=self.min_score,
+            diversity=self.diversity,
+        )
+        return [self._example(example) for example in chosen]
 
     async def aselect_examples(self, input_variables: Mapping[str, Any]) -> list[dict[str, Any]]:
         """`select_examples` in a thread."""

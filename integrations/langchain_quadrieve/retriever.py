@@ -31,6 +31,7 @@ class QuadrieveRetriever(DocumentIndex):
         where: Filter on metadata, as `KnowledgeBase.search` takes it.
         mode: How to rank: `hybrid`, `dense` or `lexical`.
         min_score: Only documents with at least this cosine similarity.
+        diversity: From 0 to 1: how much a document's likeness to those before it counts against it (MMR).
         score_key: Where in a document's metadata to put its score; None leaves it out.
         why_key: Where in a document's metadata to put which ranker found it at which rank; None leaves it out.
 
@@ -47,8 +48,9 @@ class QuadrieveRetriever(DocumentIndex):
     knowledge_base: KnowledgeBase
     k: int = 5
     where: Mapping[str, Any] | None = None
-    mode: Mode = "dense"
+    mode: Mode = "hybrid"
     min_score: float | None = None
+    diversity: float | None = None
     score_key: str | None = None
     why_key: str | None = None
 
@@ -172,7 +174,7 @@ class QuadrieveRetriever(DocumentIndex):
         return await run_in_executor(None, search)
 
     def _settings(self) -> dict[str, Any]:
-        return {"k": self.k, "where": self.where, "mode": self.mode, "min_score": self.min_score}
+        return {name: getattr(self, name) for name in ("k", "where", "mode", "min_score", "diversity")}
 
     def _document(self, hit: Hit) -> Document:
         metadata = dict(hit.metadata)

@@ -146,6 +146,10 @@ class QuadrieveStore(BaseStore):
             self._delete(expired)
         return len(expired)
 
+    def rebuild(self) -> None:
+        """Erase: afterwards nothing of what was deleted is left in any byte of the location's folder."""
+        self._index.rebuild()
+
     def _to_encode(self, ops: Sequence[Op]) -> tuple[list[str], list[str]]:
         """The texts and the queries of the operations, each once."""
         if self.embeddings is None:
@@ -209,7 +213,7 @@ class QuadrieveStore(BaseStore):
         k = 2 * n + 16
         found = 0
         while found < n:
-            hits = self._index.search(query, k, filter=own("kind", "$eq", _VECTOR))
+            hits = self._index.search(query, k, within=op.namespace_prefix, filter=own("kind", "$eq", _VECTOR))
             ids = [hit.payload["item"] for hit in hits]
             new = [id for id in dict.fromkeys(ids) if id not in seen]
             records = {record.id: record for record in self._index.get(new)}
@@ -218,7 +222,7 @@ class QuadrieveStore(BaseStore):
                 if id in seen:
                     continue
                 record = seen[id] = records.get(id)
-                if record and _is_under(record.namespace, op.namespace_prefix) and self._answers(record, op):
+                if record and self._answers(record, op):
                     found += 1
                     yield record, hit.score
                     if found == n:
@@ -280,8 +284,7 @@ class QuadrieveStore(BaseStore):
             self._index.delete(ids)
 
     def _items(self, filter: Filter | None, prefix: Namespace = ()) -> list[Record]:
-        found = self._index.get(filter=all_of(own("kind", "$eq", _ITEM), filter))
-        return [record for record in found if _is_under(record.namespace, prefix)]
+        return self._index.get(within=prefix, filter=all_of(own("kind", "$eq", _ITEM), filter))
 
     def _is_there(self, record: Record) -> bool:
         return not self._omit_expired or float(record.fields["expires"]) > time.time()
@@ -367,10 +370,6 @@ def _item(record: Record) -> Item:
 def _search_item(record: Record, score: float | None) -> SearchItem:
     item = _item(record)
     return SearchItem(item.namespace, item.key, item.value, item.created_at, item.updated_at, score)
-
-
-def _is_under(namespace: Namespace, prefix: Namespace) -> bool:
-    return namespace[: len(prefix)] == prefix
 
 
 def _fits(namespace: Namespace, condition: MatchCondition) -> bool:

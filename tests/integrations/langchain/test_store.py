@@ -55,6 +55,16 @@ def test_what_was_put_is_there_after_a_restart(tmp_path, embedder):
         assert keys(store.search(("ada",), query="What is my pet's name?")) == ["dog"]
 
 
+def test_what_was_deleted_can_be_erased(tmp_path, embedder):
+    with QuadrieveStore(tmp_path, embedder=embedder) as store:
+        store.put(("ada",), "secret", {"text": "The safe opens with 4711-swordfish."})
+        store.put(("ada",), "dog", {"text": "My dog is called Biscuit."})
+        store.delete(("ada",), "secret")
+        store.rebuild()
+        assert keys(store.search(("ada",), query="dog")) == ["dog"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"swordfish" in path.read_bytes()]
+
+
 def test_another_embedder_is_refused(tmp_path, embedder):
     QuadrieveStore(tmp_path, embedder=embedder).close()
     with pytest.raises(FingerprintError):
