@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, TextNode
+from llama_index.core.schema import BaseNode, Document, MetadataMode, NodeWithScore, TextNode
 from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 from numpy.typing import ArrayLike
 
@@ -30,9 +30,13 @@ def to_record(node: BaseNode) -> Record:
 
 
 def from_record(record: Record | Hit) -> BaseNode:
-    """The node that a record was made of; a passage that was added without LlamaIndex is a plain text node."""
+    """The node that a record was made of; a passage that was added without LlamaIndex is a plain text node.
+
+    A whole document comes back as a text node too, as from LlamaIndex's own stores: what was found is a passage.
+    """
     if isinstance(record.payload, Mapping) and "node" in record.payload:
-        return json_to_doc(record.payload["node"])
+        node = json_to_doc(record.payload["node"])
+        return TextNode.from_dict({**node.to_dict(), "text": node.text}) if type(node) is Document else node
     return TextNode(id_=record.id, text=record.text, metadata=dict(record.metadata))
 
 

@@ -10,7 +10,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from quadrieve import KnowledgeBase
 from quadrieve.embedder import Vectors
-from quadrieve.index.index import Mode
+from quadrieve.index.ranking import Mode
 
 from .filters import FilterLike, select
 from .nodes import scored, unit
@@ -25,9 +25,10 @@ class QuadrieveRetriever(BaseRetriever):
     Args:
         knowledge_base: Where to look.
         similarity_top_k: How many nodes at most.
-        mode: How to rank: `dense`, `lexical` or `hybrid`; None is the knowledge base's default.
+        mode: `hybrid` ranks by meaning and by words, `dense` by meaning alone, `lexical` by words alone.
         filters: LlamaIndex's `MetadataFilters`, or a filter as `KnowledgeBase.search` takes it.
         min_score: Only nodes with at least this cosine similarity.
+        diversity: From 0 to 1: how much a node's likeness to those before it counts against it (MMR).
         options: What `BaseRetriever` takes: `callback_manager`, `object_map`, `objects`, `verbose`.
 
     Example:
@@ -43,9 +44,10 @@ class QuadrieveRetriever(BaseRetriever):
         self,
         knowledge_base: KnowledgeBase,
         similarity_top_k: int = 5,
-        mode: Mode | None = None,
+        mode: Mode = "hybrid",
         filters: FilterLike | None = None,
         min_score: float | None = None,
+        diversity: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -54,18 +56,19 @@ class QuadrieveRetriever(BaseRetriever):
         self.mode = mode
         self.filters = filters
         self.min_score = min_score
+        self.diversity = diversity
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         index = self.knowledge_base.index
         selection = select(self.filters)
-        ranking: dict[str, Any] = {} if self.mode is None else {"mode": self.mode}
         hits = index.search(
             self._asked(query_bundle),
             self.similarity_top_k,
             filter=selection.filter,
             ids=selection.ids(index),
+            mode=self.mode,
             min_score=self.min_score,
-            **ranking,
+            diversity=self.diversity,
         )
         return [scored(hit) for hit in hits]
 
@@ -75,6 +78,6 @@ class QuadrieveRetriever(BaseRetriever):
     def _asked(self, query_bundle: QueryBundle) -> str | Vectors:
         """The query's text, or the mean vector of the texts that a transformation put in its place."""
         texts = query_bundle.custom_embedding_strs
-        if not texts or texts == [query_bundle.query_str]:
+        if not texts or texts == [query_bundle.query_str] or self.mode == "lexical":
             return query_bundle.query_str
         return unit(self.knowledge_base.index.view.embed_queries(texts).mean(axis=0))

@@ -20,13 +20,14 @@ from llama_index.core.vector_stores.types import (
 from quadrieve import Hit, Index, InputError, KnowledgeBase, Record
 from quadrieve.embedder import Vectors
 from quadrieve.index.filters import own
-from quadrieve.index.index import Mode
+from quadrieve.index.ranking import Mode
 
 from .filters import select
 from .nodes import DOCUMENT, from_record, to_record, unit
 
 _MODES: dict[VectorStoreQueryMode, Mode] = {
     VectorStoreQueryMode.DEFAULT: "dense",
+    VectorStoreQueryMode.MMR: "dense",
     VectorStoreQueryMode.HYBRID: "hybrid",
     VectorStoreQueryMode.TEXT_SEARCH: "lexical",
     VectorStoreQueryMode.SPARSE: "lexical",
@@ -158,7 +159,12 @@ class QuadrieveVectorStore(BasePydanticVectorStore):
             )
         return _result(
             self._index.search(
-                _asked(query), query.similarity_top_k, filter=selection.filter, ids=ids, mode=_MODES[query.mode]
+                _asked(query),
+                query.similarity_top_k,
+                filter=selection.filter,
+                ids=ids,
+                mode=_MODES[query.mode],
+                diversity=_diversity(query),
             )
         )
 
@@ -199,11 +205,17 @@ def _asked(query: VectorStoreQuery) -> str | Vectors:
     """What to rank by: the vector where meaning alone counts, the text where its words count too."""
     if query.mode not in _MODES:
         raise InputError(f"Unknown mode {query.mode.value!r}; expected one of {', '.join(m.value for m in _MODES)}.")
-    if query.mode is VectorStoreQueryMode.DEFAULT and query.query_embedding is not None:
+    if _MODES[query.mode] == "dense" and query.query_embedding is not None:
         return unit(query.query_embedding)
     if not query.query_str:
         raise InputError(f"The mode {query.mode.value!r} ranks by words; pass query_str.")
     return query.query_str
+
+
+def _diversity(query: VectorStoreQuery) -> float | None:
+    if query.mode is not VectorStoreQueryMode.MMR:
+        return None
+    return 1.0 - (0.5 if query.mmr_threshold is None else query.mmr_threshold)
 
 
 def _result(hits: Sequence[Hit]) -> VectorStoreQueryResult:

@@ -17,11 +17,6 @@ PASSAGES = {
 
 
 @pytest.fixture(scope="session")
-def embedder() -> Embedder:
-    return Embedder.load("minilm")
-
-
-@pytest.fixture(scope="session")
 def prefixed_folder(embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that tells roles and sides apart, which the packaged one does not."""
     folder = tmp_path_factory.mktemp("prefixed") / "model"

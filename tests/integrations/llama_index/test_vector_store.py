@@ -168,7 +168,6 @@ def test_a_node_of_the_same_id_replaces_the_old_one(store: QuadrieveVectorStore,
                 NodeRelationship.CHILD: [RelatedNodeInfo(node_id="child")],
             },
         ),
-        Document(doc_id="d", text="A document."),
         IndexNode(id_="i", text="What lies behind.", index_id="behind", obj=TextNode(id_="o", text="Hidden.")),
         ImageNode(id_="p", text="A picture.", image_url="https://example.com/a.png"),
     ],
@@ -181,6 +180,14 @@ def test_a_node_comes_back_as_it_was(embedder: Embedder, node: BaseNode) -> None
     assert type(again) is type(node)
     assert again.to_dict() == node.to_dict()
     assert again.hash == node.hash
+
+
+def test_a_whole_document_comes_back_as_a_passage(embedder: Embedder) -> None:
+    store = QuadrieveVectorStore(KnowledgeBase.open(None, embedder=embedder))
+    store.add([Document(doc_id="d", text="A document.", metadata={"a": 1})])
+    [node] = store.get_nodes()
+    assert isinstance(node, TextNode)
+    assert (node.node_id, node.text, node.metadata) == ("d", "A document.", {"a": 1})
 
 
 def refused(embedder: Embedder, nodes: Sequence[BaseNode], match: str) -> None:
