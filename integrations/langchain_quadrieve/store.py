@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -34,21 +35,20 @@ from quadrieve import EmbedderLike, Index, InputError, Record, Role, ViewLike
 from quadrieve.embedder import Vectors
 from quadrieve.index.filters import Filter, all_of, own
 from quadrieve.index.location import Location
-from quadrieve.index.records import Namespace, check_metadata, content_id
+from quadrieve.index.records import Namespace, Scalar, check_metadata, content_id
 
 from .embeddings import QuadrieveEmbeddings
 from .embeddings_view import EmbeddingsView, NoView, placeholder, unit_rows
 from .item_filter import matches
 
 _NEVER = 1e18
-_ITEM, _VECTOR = "item", "vector"
 
 
 class QuadrieveStore(BaseStore):
     """A `BaseStore` that stands where `InMemoryStore` stood, and is still there tomorrow.
 
-    Values are JSON. An item is one record, and one more for each of its indexed texts, so an item of several fields
-    is found by the best of them. What is not searched by meaning comes newest first.
+    Values are JSON. An item is one record with the vector of its text; each further text that is indexed is one more,
+    so that an item of several fields is found by the best of them. What is not searched by meaning comes newest first.
 
     Example:
         >>> from quadrieve import Embedder
@@ -196,7 +196,7 @@ class QuadrieveStore(BaseStore):
         end = op.offset + op.limit
         ranked: list[tuple[Record, float | None]] = [] if query is None else list(self._ranked(op, query, end))
         if len(ranked) < end:
-            rest = None if query is None else own("vectors", "$eq", 0)
+            rest = None if query is None else own("searched", "$eq", False)
             ranked += [(record, None) for record in self._newest(op, rest)]
         return ranked[op.offset : end]
 
@@ -213,12 +213,12 @@ class QuadrieveStore(BaseStore):
         k = 2 * n + 16
         found = 0
         while found < n:
-            hits = self._index.search(query, k, within=op.namespace_prefix, filter=own("kind", "$eq", _VECTOR))
-            ids = [hit.payload["item"] for hit in hits]
-            new = [id for id in dict.fromkeys(ids) if id not in seen]
+            hits = self._index.search(query, k, within=op.namespace_prefix, filter=own("searched", "$eq", True))
+            owners = {hit.id: hit.payload.get("item", hit.id) for hit in hits}
+            new = [id for id in dict.fromkeys(owners.values()) if id not in seen]
             records = {record.id: record for record in self._index.get(new)}
             for hit in hits:
-                id = hit.payload["item"]
+                id = owners[hit.id]
                 if id in seen:
                     continue
                 record = seen[id] = records.get(id)
@@ -242,9 +242,9 @@ class QuadrieveStore(BaseStore):
 
     def _refresh(self, op: GetOp | SearchOp, read: Sequence[Record]) -> None:
         """Let what was read live on for its time to live."""
-        if op.refresh_ttl:
-            lasting = [record for record in read if record.payload["ttl"] is not None]
-            self._index.write([self._record(record.namespace, record.payload) for record in lasting])
+        lasting = [record.id for record in read if op.refresh_ttl and record.payload["ttl"] is not None]
+        records = self._index.get(lasting, vectors=True)
+        self._index.write([replace(record, fields=_fields(record.payload)) for record in records])
 
     def _put(self, puts: Mapping[str, PutOp], before: Mapping[str, Record], keys: Mapping[str, Vectors]) -> None:
         self._delete([before[id] for id, op in puts.items() if op.value is None and id in before])
@@ -261,30 +261,28 @@ class QuadrieveStore(BaseStore):
                 "value": op.value,
                 "created_at": old.payload["created_at"] if old and self._is_there(old) else now,
                 "updated_at": now,
-                "ttl": _check_ttl(op.ttl),
-                "vectors": len(texts),
+                "ttl": op.ttl,
+                "texts": len(texts),
             }
-            records.append(self._record(op.namespace, payload))
-            records += [_vector(id, op.namespace, i, text, keys[text]) for i, text in enumerate(texts)]
-            stale += _vector_ids(old)[len(texts) :] if old else []
+            first, *others = texts or [""]
+            vector = keys[first] if texts else placeholder(id, self._index.view.dim)
+            records.append(Record(id, first, {}, payload, _fields(payload), op.namespace, vector))
+            records += [
+                Record(other, text, {}, {"item": id}, {"searched": True}, op.namespace, keys[text])
+                for other, text in zip(_other_ids(id, len(texts)), others, strict=True)
+            ]
+            stale += _other_ids(id, old.payload["texts"])[len(others) :] if old else []
         if stale:
             self._index.delete(stale)
         self._index.write(records)
 
-    def _record(self, namespace: Namespace, payload: Mapping[str, Any]) -> Record:
-        id = _item_id(namespace, payload["key"])
-        expires = _NEVER if payload["ttl"] is None else time.time() + payload["ttl"] * 60
-        fields = {"kind": _ITEM, "expires": expires, "vectors": payload["vectors"]}
-        vector = placeholder(id, self._index.view.dim)
-        return Record(id, "", payload=payload, fields=fields, namespace=namespace, vector=vector)
-
     def _delete(self, records: Sequence[Record]) -> None:
-        ids = [id for record in records for id in (record.id, *_vector_ids(record))]
+        ids = [id for record in records for id in (record.id, *_other_ids(record.id, record.payload["texts"]))]
         if ids:
             self._index.delete(ids)
 
     def _items(self, filter: Filter | None, prefix: Namespace = ()) -> list[Record]:
-        return self._index.get(within=prefix, filter=all_of(own("kind", "$eq", _ITEM), filter))
+        return self._index.get(within=prefix, filter=all_of(own("item", "$eq", True), filter))
 
     def _is_there(self, record: Record) -> bool:
         return not self._omit_expired or float(record.fields["expires"]) > time.time()
@@ -321,6 +319,8 @@ def _read_ops(ops: Iterable[Op]) -> list[Op]:
             checked: Op = op._replace(namespace=tuple(op.namespace))
         elif isinstance(op, PutOp):
             value = None if op.value is None else check_metadata(op.value, f"The value of {op.key!r}")
+            if op.ttl is not None and not op.ttl > 0:
+                raise InputError(f"ttl is a positive number of minutes, got {op.ttl!r}.")
             if isinstance(op.index, str):
                 raise InputError(f"index is {op.index!r}, expected a list of paths, False or None.")
             checked = op._replace(namespace=tuple(op.namespace), value=value)
@@ -340,20 +340,18 @@ def _last_puts(ops: Sequence[Op]) -> dict[str, PutOp]:
 
 
 def _item_id(namespace: Namespace, key: str) -> str:
-    return content_id(_ITEM, namespace, key)
+    return content_id("item", namespace, key)
 
 
-def _vector(item: str, namespace: Namespace, number: int, text: str, vector: Vectors) -> Record:
-    id = _vector_id(item, number)
-    return Record(id, text, payload={"item": item}, fields={"kind": _VECTOR}, namespace=namespace, vector=vector)
+def _other_ids(item: str, texts: int) -> list[str]:
+    """The ids of the records that an item has beyond its first text's."""
+    return [content_id("text", item, number) for number in range(1, texts)]
 
 
-def _vector_id(item: str, number: int) -> str:
-    return content_id(_VECTOR, item, number)
-
-
-def _vector_ids(item: Record) -> list[str]:
-    return [_vector_id(item.id, number) for number in range(item.payload["vectors"])]
+def _fields(payload: Mapping[str, Any]) -> dict[str, Scalar]:
+    """What an item's record is filtered on; its time to live begins now."""
+    expires = _NEVER if payload["ttl"] is None else time.time() + payload["ttl"] * 60
+    return {"item": True, "searched": payload["texts"] > 0, "expires": expires}
 
 
 def _item(record: Record) -> Item:
@@ -378,12 +376,6 @@ def _fits(namespace: Namespace, condition: MatchCondition) -> bool:
         return False
     part = namespace[: len(path)] if condition.match_type == "prefix" else namespace[len(namespace) - len(path) :]
     return all(wanted in ("*", label) for wanted, label in zip(path, part, strict=True))
-
-
-def _check_ttl(ttl: float | None) -> float | None:
-    if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float) or ttl <= 0):
-        raise InputError(f"ttl is a positive number of minutes, got {ttl!r}.")
-    return ttl
 
 
 def _sweep_regularly(store: weakref.ref[QuadrieveStore], closed: threading.Event, seconds: float) -> None:
