@@ -20,7 +20,7 @@ class HashingView:
 
     def __init__(self, embedder: "HashingEmbedder") -> None:
         self._embedder = embedder
-        self.fingerprint = f"hashing-{embedder.salt}"
+        self.fingerprint = f"{embedder.salt}-hashed-words"
 
     def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
         return np.stack([_unit(text, self._embedder.salt) for text in texts])

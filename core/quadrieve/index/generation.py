@@ -17,6 +17,7 @@ from .collection import StampedCollection
 from .columns import Columns, Mask
 from .filters import Filter
 from .fusion import Scores, fuse
+from .graph_files import clear_unused
 from .location import close_client
 from .ranking import Candidate, Query
 from .records import NAMESPACE, Namespace, Record, namespace_key
@@ -24,6 +25,7 @@ from .vectors import Slots, VectorFile
 
 _POOL = 100  # candidates of each ranker that are fused
 _PAGE = 5000
+_GRAPH = 1000  # records that Chroma collects before it puts them into its graph
 
 
 class Generation:
@@ -64,6 +66,8 @@ class Generation:
         with self._lock, self._changing():
             ids = [record.id for record in records]
             self.collection.put(records, hashes, vectors, self._catalog.keys(ids))
+            if self._folder is not None and self._catalog.total == 0 and len(records) < _GRAPH:
+                clear_unused(self._folder)  # its files were made just now, and stay as they are for a while
             self._enter(records, hashes, vectors)
 
     def hashes(self, ids: Sequence[str] | None = None) -> dict[str, str]:
@@ -142,6 +146,7 @@ class Generation:
                 self.collection.drop()
             else:
                 close_client(self.collection.client)  # Chroma writes on until then
+                clear_unused(self._folder)
             self.settle()
             self._catalog.close()
             self._vectors.close()

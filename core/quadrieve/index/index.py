@@ -280,7 +280,7 @@ class Index:
                 pristine = records.rebuild(target, anew, show)
                 self.view = target
             if not pristine:
-                # What was deleted or changed during the copy lies in its bytes; a second copy forgets, encoding nothing.
+                # What was deleted or changed during the copy lies in its bytes; a second copy forgets it.
                 records.rebuild(target, None, show)
 
     def embed_keys(self, texts: Sequence[str]) -> Vectors:
