@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,8 +52,9 @@ class Reader:
         else:
             loading["use_safetensors"] = True
         try:
-            tokenizer = AutoTokenizer.from_pretrained(place, **options)
-            weights = AutoModelForCausalLM.from_pretrained(place, **options, **loading)
+            with contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader's own progress bar
+                tokenizer = AutoTokenizer.from_pretrained(place, **options)
+                weights = AutoModelForCausalLM.from_pretrained(place, **options, **loading)
         except (OSError, ValueError) as error:
             raise ModelError(f"No language model {model!r}: {str(error).strip().splitlines()[0]}") from error
         return cls(tokenizer, weights.eval())
