@@ -47,11 +47,6 @@ class StampedCollection:
         """Refuse a view that is not the one that the records were written with."""
         _check_stamp(self.chroma, self.chroma.name, view)
 
-    def rename(self, name: str) -> None:
-        """Give the collection another name."""
-        with _asking_chroma(self.chroma.name):
-            self.chroma.modify(name=name)
-
     def drop(self) -> None:
         """Remove the collection."""
         with _asking_chroma(self.chroma.name):
@@ -153,6 +148,23 @@ class StampedCollection:
         with _asking_chroma(self.chroma.name):
             for start in range(0, len(ids), self.batch_size):
                 self.chroma.delete(ids=list(ids[start : start + self.batch_size]))
+
+
+def find(client: ClientAPI, name: str) -> ChromaCollection | None:
+    """The collection of that name, whoever made it, or None."""
+    from chromadb.errors import NotFoundError
+
+    with _asking_chroma(name):
+        try:
+            return client.get_collection(name, embedding_function=None)
+        except NotFoundError:
+            return None
+
+
+def rename(collection: ChromaCollection, name: str) -> None:
+    """Give a collection another name."""
+    with _asking_chroma(collection.name):
+        collection.modify(name=name)
 
 
 def _stamp(view: ViewLike) -> dict[str, Any]:

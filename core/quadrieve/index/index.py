@@ -12,7 +12,6 @@ import numpy as np
 from ..embedder import OnLong, RoleView, Vectors, ViewLike, check_text
 from ..errors import FingerprintError, InputError, StoreError
 from ..roles import Role
-from .collection import StampedCollection
 from .embedded import EmbeddedRecords
 from .filters import Filter, all_of, in_namespace
 from .fusion import diversify
@@ -73,7 +72,7 @@ class Index:
         elif (folder := as_folder(location)) is not None:
             records = EmbeddedRecords.in_folder(folder / collection, collection, view)
         else:
-            records = ServedRecords(StampedCollection(connect(location), collection, view))
+            records = ServedRecords.open(connect(location), collection, view)
         return cls(records, view, on_long=on_long)
 
     def __enter__(self) -> Self:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..embedder import Vectors, ViewLike
 from ..errors import InputError, StoreError
-from .collection import StampedCollection
+from .collection import StampedCollection, find, rename
 from .filters import Filter
 from .ranking import Candidate, Embed, Query
 from .records import Record, cosine
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
 
 _PAGE = 1024
 _LEAST = 50  # Chroma's graph misses near neighbours when it is asked for few
@@ -26,6 +30,18 @@ class ServedRecords:
 
     def __init__(self, collection: StampedCollection) -> None:
         self.collection = collection
+
+    @classmethod
+    def open(cls, client: ClientAPI, name: str, view: ViewLike) -> ServedRecords:
+        """Open a collection, or make it; one whose rebuild died before the new one took over gets its name back.
+
+        Raises:
+            StoreError: If the collection is not one of ours (`FingerprintError`: another embedder's).
+            ServerError: If the server does not answer.
+        """
+        if find(client, name) is None and (left := find(client, _aside(name))) is not None:
+            rename(left, name)
+        return cls(StampedCollection(client, name, view))
 
     @property
     def batch_size(self) -> int:
@@ -92,6 +108,8 @@ class ServedRecords:
             StoreError: If the copy is not what it should be; the old collection stays.
         """
         old, name = self.collection, self.collection.chroma.name
+        if find(old.client, _aside(name)) is not None:  # a rebuild died when all that was left was to drop it
+            old.client.delete_collection(_aside(name))
         fresh = StampedCollection(old.client, f"{name}--{view.fingerprint[:12]}", view)
         ids = old.ids()
         page = min(_PAGE, fresh.batch_size)
@@ -109,14 +127,19 @@ class ServedRecords:
             fresh.delete(sorted(gone))
         if fresh.count() != len(ids):
             raise StoreError(f"The new collection of {name!r} has {fresh.count()} records instead of {len(ids)}.")
-        old.rename(f"{name}--old")
-        fresh.rename(name)
+        rename(old.chroma, _aside(name))
+        rename(fresh.chroma, name)
         old.drop()
         self.collection = fresh
         return True
 
     def close(self) -> None:
         """Nothing to let go: the connection is shared."""
+
+
+def _aside(name: str) -> str:
+    """What a collection is called while the one that replaces it takes its name."""
+    return f"{name}--old"
 
 
 def _row(record: Record) -> Vectors:
