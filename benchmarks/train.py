@@ -209,7 +209,7 @@ def main() -> None:
             found["quadrieve"]["seconds_per_step"] <= found[peer]["seconds_per_step"]
         )
     if options.only in (None, "memory"):
-        results["memory, batch 512"] = found = compare(512, 3, 20, 40, ("quadrieve cached", peer), 1)
+        results["memory, batch 512"] = found = compare(512, 2, 20, 40, ("quadrieve cached", peer), 1)
         bars["half the peak memory at an effective batch of 512"] = (
             found["quadrieve cached"]["peak_gb"] <= found[peer]["peak_gb"] / 2
         )
