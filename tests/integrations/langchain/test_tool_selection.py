@@ -264,17 +264,16 @@ def test_without_a_word_of_the_user_nothing_is_chosen(agent_of):
 
 
 def test_a_selection_survives_a_restart(embedder, scripted):
-    saver = InMemorySaver()
-    offers = []
-    for text in (WEATHER, "Send an e-mail about the weather in Oslo."):
+    def offered(saver, text):
         model = scripted(lambda *_: AIMessage("Done."))
         select = ToolSelectionMiddleware(embedder=embedder, max_tools=2)
         say(create_agent(model, TOOLS, middleware=[select], checkpointer=saver), text)
-        offers += model.offers
-    assert offers[1] == ["get_weather", "send_email"]
-    fresh = ToolSelectionMiddleware(embedder=embedder, max_tools=2)
-    say(create_agent(scripted(lambda *_: AIMessage("Done.")), TOOLS, middleware=[fresh]), text, config=None)
-    assert [hit.name for hit in fresh.toolbox.select(text, k=2)] == ["send_email", "get_weather"]
+        return model.offers[0]
+
+    saver = InMemorySaver()
+    assert offered(saver, WEATHER)[0] == "get_weather"
+    assert offered(saver, "Send Imke an e-mail about the rain, send it to somebody else too.") == ["get_weather", "send_email"]
+    assert offered(InMemorySaver(), "Send Imke an e-mail about the rain, send it to somebody else too.") == ["send_email", "get_weather"]
 
 
 def test_nonsense_is_refused(embedder):
