@@ -30,12 +30,9 @@ def found(kb: KnowledgeBase, query: str, k: int = 10, **options: object) -> list
 
 
 def bm25(query: str, texts: dict[str, str]) -> dict[str, float]:
-    """Robertson and Zaragoza 2009, k1 1.2 and b .75, as SQLite has it: rare words only, and every text a word longer.
-
-    The additional word is the one that stands for the namespace.
-    """
+    """Robertson and Zaragoza 2009, k1 1.2 and b .75, where everyday words count next to nothing, never less."""
     words = {id: re.findall(r"\w+", text.lower()) for id, text in texts.items()}
-    lengths = {id: len(found) + 1 for id, found in words.items()}
+    lengths = {id: len(found) for id, found in words.items()}
     average = sum(lengths.values()) / len(lengths)
     scores: dict[str, float] = {}
     for word in set(query.lower().split()):

@@ -12,28 +12,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .columns import Mask
-from .records import HASH, RECORD, WITHIN, Flat, Namespace, Record, content_id, from_chroma, namespace_key, to_chroma
+from .postings import Postings, Scores, idf
+from .records import HASH, RECORD, WITHIN, Flat, Record, from_chroma, to_chroma
 from .vectors import Slots
 
-Scores = NDArray[np.float64]
+# Rows that a lexical search may score: the rarest words of a query go first, so that everyday words
+# cannot make a search over very many records slow.
+_ROWS = 250_000
 
-# Rows that a lexical search may score: the rarest words of a query go first, so that an everyday word
-# cannot make a search over many records slow.
-_ROWS = 6000
+_NAME = 1000  # a word of several parts is looked for as a whole if so many records or fewer hold one of the parts
+
+_FEW_HOLD = 3  # a code that more records hold names none of them
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS record (
     slot INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, hash TEXT NOT NULL, flat TEXT NOT NULL,
-    space TEXT NOT NULL, text TEXT NOT NULL, body TEXT NOT NULL
+    text TEXT NOT NULL, body TEXT NOT NULL
 );
 CREATE VIRTUAL TABLE IF NOT EXISTS lexicon USING fts5(
-    space, text, content='record', content_rowid='slot', tokenize='unicode61 remove_diacritics 2'
+    text, content='record', content_rowid='slot', tokenize='unicode61 remove_diacritics 2'
 );
-CREATE VIRTUAL TABLE IF NOT EXISTS vocabulary USING fts5vocab(lexicon, row);
 CREATE VIRTUAL TABLE temp.query USING fts5(text, content='', tokenize='unicode61 remove_diacritics 2');
 CREATE VIRTUAL TABLE temp.query_word USING fts5vocab(temp, query, instance);
 """
@@ -44,6 +45,23 @@ class Entry(NamedTuple):
 
     slot: int
     record: Record
+
+
+class Match(NamedTuple):
+    """What a lexical search found, best first.
+
+    Attributes:
+        slots: Where the records are.
+        scores: Their BM25.
+        whole: The BM25 of a record of average length that has every word of the query once.
+        named: Records that hold a code of the query (a word with a digit in it such as `ERR-4711`) that hardly any
+            other record holds.
+    """
+
+    slots: Slots
+    scores: Scores
+    whole: float
+    named: Slots
 
 
 class Catalog:
@@ -61,6 +79,7 @@ class Catalog:
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("PRAGMA temp_store=MEMORY")
         self._db.executescript(_SCHEMA)
+        self._postings = Postings(self._db)
         self.total: int = self._db.execute("SELECT count(*) FROM record").fetchone()[0]
 
     def close(self) -> None:
@@ -123,97 +142,72 @@ class Catalog:
             for key in (HASH, WITHIN):
                 flat.pop(key, None)
             packed = json.dumps(flat, ensure_ascii=False, separators=(",", ":"))
-            rows.append((slot, record.id, hashes[record.id], packed, space_token(record.namespace), record.text, body))
+            rows.append((slot, record.id, hashes[record.id], packed, record.text, body))
         with self._transaction():
-            self._forget([slot for slot, _ in entries])
-            self._db.executemany("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            self._db.executemany(
-                "INSERT INTO lexicon (rowid, space, text) VALUES (?, ?, ?)", [(row[0], row[4], row[5]) for row in rows]
-            )
-            self.total += len(rows)
+            before = self._forget([slot for slot, _ in entries])
+            self._db.executemany("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?)", rows)
+            texts = {slot: record.text for slot, record in entries}
+            self._db.executemany("INSERT INTO lexicon (rowid, text) VALUES (?, ?)", texts.items())
+        self.total += len(rows) - len(before)
+        self._reword(before, texts)
 
     def delete(self, slots: Sequence[int]) -> None:
         """Empty slots, all or nothing."""
         with self._transaction():
-            self._forget(slots)
+            before = self._forget(slots)
+        self.total -= len(before)
+        self._reword(before, {})
 
-    def match(self, query: str, n: int, mask: Mask | None, namespace: Namespace | None) -> tuple[Slots, Scores]:
-        """The n records that share the rarest words with a query, best first, and their BM25 scores (k1 1.2, b .75).
+    def match(self, query: str, n: int, mask: Mask | None) -> Match:
+        """The n records that share the most telling words with a query.
 
         Args:
             query: Any text; a word of several parts such as `ERR-4711` is also looked for as a whole.
             n: How many at most.
             mask: Which slots may be found, `[capacity]`; None is any.
-            namespace: The only one that the mask lets through, if that is so.
         """
-        few = self.total if mask is None else int(mask.sum())
-        terms = self._affordable(query, few / max(1, self.total))
-        if not terms:
-            return np.zeros(0, dtype=np.int64), np.zeros(0)
-        words = " OR ".join(_quoted(term) for term in terms)
-        expression = f"{{text}} : ({words})"
-        if namespace is not None:
-            expression = f"({{space}} : {_quoted(space_token(namespace))}) AND ({expression})"
-        if mask is None:
-            sql = "SELECT rowid, rank FROM lexicon WHERE lexicon MATCH ? AND rank MATCH 'bm25(0.0, 1.0)'"
-            rows = self._db.execute(f"{sql} ORDER BY rank LIMIT ?", (expression, n)).fetchall()
-        else:
-            allowed = mask.tobytes()
-            self._db.create_function("allowed", 1, allowed.__getitem__, deterministic=True)
-            sql = "SELECT rowid, bm25(lexicon, 0.0, 1.0) AS score FROM lexicon WHERE lexicon MATCH ? AND allowed(rowid)"
-            rows = self._db.execute(f"{sql} ORDER BY score LIMIT ?", (expression, n)).fetchall()
-        if not rows:
-            return np.zeros(0, dtype=np.int64), np.zeros(0)
-        found, ranks = zip(*rows, strict=True)
-        return np.array(found, dtype=np.int64), -np.array(ranks)
+        parts = self._words(query.split())
+        frequencies = {word: self._postings.frequency(word) for part in parts for word in part}
+        whole = sum(idf(count, self.total) for count in frequencies.values())
+        names = [
+            " ".join(part) for part in parts if len(part) > 1 and 0 < min(frequencies[word] for word in part) <= _NAME
+        ]
+        slots, scores = self._postings.score(_affordable(frequencies), list(dict.fromkeys(names)), mask, self.total)
+        if len(slots) > n:
+            best = np.argpartition(scores, -n)[-n:]
+            slots, scores = slots[best], scores[best]
+        order = np.lexsort((slots, -scores))
+        named = [self._postings.holders(part) for part in parts if _is_code(part)]
+        few = [some for some in named if len(some) <= _FEW_HOLD]
+        return Match(slots[order], scores[order], whole, np.unique(np.concatenate([*few, slots[:0]])))
 
-    def whole(self, query: str) -> float:
-        """The BM25 score that a record of average length with every word of the query once would have."""
-        words = {word for part in self._words(query) for word in part}
-        frequencies = self._frequencies(list(words))
-        return sum(_idf(frequencies.get(word, 0), self.total) for word in words)
-
-    def _affordable(self, query: str, share: float) -> list[str]:
-        """The rarest words of a query, as many as may be scored, and its compound words."""
-        parts = self._words(query)
-        frequencies = self._frequencies([word for part in parts for word in part])
-        chosen: list[str] = []
-        left = _ROWS / max(share, 1e-9)
-        for word, count in sorted(frequencies.items(), key=lambda item: item[1]):
-            left -= count
-            if left < 0:
-                break
-            chosen.append(word)
-        compounds = [" ".join(part) for part in parts if len(part) > 1 and set(part) & set(chosen)]
-        return chosen + list(dict.fromkeys(compounds))
-
-    def _words(self, query: str) -> list[list[str]]:
-        """The words of each part of a query that spaces set apart, cut exactly as the lexicon cuts its texts."""
-        parts = query.split()
-        words: list[list[str]] = [[] for _ in parts]
+    def _words(self, texts: Sequence[str]) -> list[list[str]]:
+        """The words of each text in their order, cut exactly as the lexicon cuts its texts."""
+        words: list[list[str]] = [[] for _ in texts]
         self._db.execute("BEGIN")
         try:
-            self._db.executemany("INSERT INTO temp.query (rowid, text) VALUES (?, ?)", enumerate(parts))
+            self._db.executemany("INSERT INTO temp.query (rowid, text) VALUES (?, ?)", enumerate(texts))
             found = self._db.execute("SELECT doc, offset, term FROM temp.query_word").fetchall()
         finally:
             self._db.execute("ROLLBACK")
-        for part, _, word in sorted(found):
-            words[part].append(word)
+        for text, _, word in sorted(found):
+            words[text].append(word)
         return words
 
-    def _frequencies(self, words: Sequence[str]) -> dict[str, int]:
-        """Records by word, of the words that there are."""
-        sql = "SELECT term, doc FROM vocabulary WHERE term = ?"
-        rows = (self._db.execute(sql, (word,)).fetchone() for word in dict.fromkeys(words))
-        return dict(row for row in rows if row is not None)
+    def _reword(self, before: Mapping[int, str], after: Mapping[int, str]) -> None:
+        """Let the postings know which texts slots held and hold."""
+        if self._postings.in_use(len(before) + len(after)):
+            cut = self._words([*before.values(), *after.values()])
+            self._postings.replace(
+                dict(zip(before, cut[: len(before)], strict=True)), dict(zip(after, cut[len(before) :], strict=True))
+            )
 
-    def _forget(self, slots: Sequence[int]) -> None:
-        old = self._select(
-            "SELECT slot, space, text FROM record WHERE slot IN (SELECT value FROM json_each(?))", slots
-        ).fetchall()
-        self._db.executemany("INSERT INTO lexicon (lexicon, rowid, space, text) VALUES ('delete', ?, ?, ?)", old)
-        self._db.executemany("DELETE FROM record WHERE slot = ?", [(slot,) for slot, *_ in old])
-        self.total -= len(old)
+    def _forget(self, slots: Sequence[int]) -> dict[int, str]:
+        """Empty slots; returns the texts that they held."""
+        old = dict(self._select("SELECT slot, text FROM record WHERE slot IN (SELECT value FROM json_each(?))", slots))
+        self._db.executemany("INSERT INTO lexicon (lexicon, rowid, text) VALUES ('delete', ?, ?)", old.items())
+        self._db.executemany("DELETE FROM record WHERE slot = ?", [(slot,) for slot in old])
+        return old
 
     def _by_id(self, ids: Sequence[str]) -> Iterator[tuple[str, int, str, str]]:
         """Id, slot, hash and flat metadata of those that are there."""
@@ -244,15 +238,18 @@ class _Transaction:
         self._db.execute("COMMIT" if kind is None else "ROLLBACK")
 
 
-def space_token(namespace: Namespace) -> str:
-    """A word that stands for a namespace, whatever characters are in it."""
-    return f"ns{content_id(namespace_key(namespace))}"
+def _is_code(part: Sequence[str]) -> bool:
+    """Whether a part of a query is a code: digits with letters or with other parts."""
+    text = "".join(part)
+    return any(c.isdigit() for c in text) and (len(part) > 1 or any(c.isalpha() for c in text))
 
 
-def _quoted(term: str) -> str:
-    return f'"{term}"'
-
-
-def _idf(count: int, total: int) -> float:
-    """As FTS5's bm25() has it."""
-    return max(1e-6, float(np.log((total - count + 0.5) / (count + 0.5)))) if count < total else 1e-6
+def _affordable(frequencies: Mapping[str, int]) -> list[str]:
+    """The rarest of those words, as many as may be scored and at least one."""
+    chosen: list[str] = []
+    left = _ROWS
+    for word, count in sorted(frequencies.items(), key=lambda item: item[1]):
+        left -= count
+        if count and (left >= 0 or not chosen):
+            chosen.append(word)
+    return chosen

@@ -14,6 +14,8 @@ Scores = NDArray[np.float64]
 RATE = 0.0164
 #: Cosine that it is worth to be the only record with all words of a query: an exact name should win.
 LEAD = 0.15
+#: Cosine that it is worth to hold a code of the query that hardly any other record holds: more than any cosine.
+NAMED = 2.0
 
 
 def fuse(cosines: Scores, bm25: Scores, *, whole: float, cut: bool) -> Scores:

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from ..embedder import Vectors
-from .catalog import Catalog, Entry
+from .catalog import Catalog, Entry, Match
 from .collection import StampedCollection
 from .columns import Columns, Mask
 from .filters import Filter
-from .fusion import Scores, fuse
+from .fusion import NAMED, Scores, fuse
 from .graph_files import clear_unused
 from .location import close_client
 from .ranking import Candidate, Query
-from .records import NAMESPACE, Namespace, Record, namespace_key
+from .records import Record
 from .vectors import Slots, VectorFile
 
 _POOL = 100  # candidates of each ranker that are fused
@@ -115,25 +115,25 @@ class Generation:
             slots = self._slots(query.filter, query.ids)
             if len(slots) == 0:
                 return []
-            pool = max(query.n, _POOL)
+            words = query.mode != "dense" and query.text is not None
+            pool = max(query.n, _POOL) if words else query.n
             rankings: dict[str, Slots] = {}
-            bm25: dict[int, float] = {}
+            match: Match | None = None
             if query.mode != "lexical":
                 rankings["dense"], _ = self._vectors.nearest(query.vector, pool, slots)
-            if query.mode != "dense" and query.text is not None:
+            if words and query.text is not None:
                 mask = None if query.filter is None and query.ids is None else self._as_mask(slots)
-                found, scores = self._catalog.match(query.text, pool, mask, self._only(query.namespace))
-                rankings["lexical"] = found
-                bm25 = dict(zip(found.tolist(), scores.tolist(), strict=True))
+                match = self._catalog.match(query.text, pool, mask)
+                rankings["lexical"] = match.slots
             union = np.unique(np.concatenate(list(rankings.values())))
             cosines = np.clip(self._vectors.rows(union) @ query.vector, -1.0, 1.0).astype(np.float64)
-            words = np.array([bm25.get(slot, 0.0) for slot in union.tolist()])
-            if query.mode == "dense" or query.text is None:
-                relevance = cosines
-            elif query.mode == "lexical":
-                relevance = words
-            else:
-                relevance = fuse(cosines, words, whole=self._catalog.whole(query.text), cut=len(bm25) >= pool)
+            relevance = cosines
+            if match is not None:
+                relevance = np.zeros(len(union))
+                relevance[np.searchsorted(union, match.slots)] = match.scores
+                if query.mode == "hybrid":
+                    relevance = fuse(cosines, relevance, whole=match.whole, cut=len(match.slots) >= pool)
+                    relevance[np.isin(union, match.named)] += NAMED
             order = np.argsort(-relevance, kind="stable")
             if query.min_score is not None:
                 order = order[cosines[order] >= query.min_score]
@@ -190,11 +190,6 @@ class Generation:
         mask = np.zeros(len(self._alive), dtype=bool)
         mask[slots] = True
         return mask
-
-    def _only(self, namespace: Namespace | None) -> Namespace | None:
-        """The namespace, unless it is the only one there is."""
-        known = self._columns.values(NAMESPACE)
-        return None if namespace is None or known == {namespace_key(namespace)} else namespace
 
     def _enter(self, records: Sequence[Record], hashes: Mapping[str, str], vectors: Vectors) -> None:
         """Bring the catalog and the vectors to what Chroma has been told."""

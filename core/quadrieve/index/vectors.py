@@ -69,7 +69,7 @@ class VectorFile:
         """The k of those slots nearest to a unit query `[dim]`, with their cosines, nearest first."""
         if len(slots) > max(_SMALL, k * _EXTRA):
             slots = self._candidates(query, max(k * _EXTRA, _LEAST), slots)
-        cosines = self.rows(slots) @ query
+        cosines = np.vecdot(self.rows(slots), query)
         order = np.argsort(-cosines, kind="stable")[:k]
         return slots[order], np.clip(cosines[order], -1.0, 1.0)
 
