@@ -104,6 +104,8 @@ class Index:
 
         unique: dict[str, Record] = {}
         for record in records:
+            if not record.id:
+                raise InputError("An id is empty; expected at least one character.")
             if unique.setdefault(record.id, record) != record:
                 raise InputError(f"The id {record.id!r} stands for two different records; give each its own.")
         store = self._open_records()

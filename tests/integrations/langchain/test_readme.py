@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import langchain_quadrieve
 import pytest
 from langchain_core.messages import AIMessage
+
+import langchain_quadrieve
 
 README = (Path(langchain_quadrieve.__file__).parent / "README.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"^## (\w+):.*?```python\n(.*?)```", README, re.DOTALL | re.MULTILINE))

@@ -272,8 +272,9 @@ def test_a_selection_survives_a_restart(embedder, scripted):
 
     saver = InMemorySaver()
     assert offered(saver, WEATHER)[0] == "get_weather"
-    assert offered(saver, "Send Imke an e-mail about the rain, send it to somebody else too.") == ["get_weather", "send_email"]
-    assert offered(InMemorySaver(), "Send Imke an e-mail about the rain, send it to somebody else too.") == ["send_email", "get_weather"]
+    again = "Send Imke an e-mail about the rain, send it to somebody else too."
+    assert offered(saver, again) == ["get_weather", "send_email"]
+    assert offered(InMemorySaver(), again) == ["send_email", "get_weather"]
 
 
 def test_nonsense_is_refused(embedder):

@@ -1,0 +1,289 @@
+"""Quality of hybrid search: NDCG@10 over retrieval sets, and finding a passage by an exact name.
+
+Example: python benchmarks/hybrid.py --data ../shared/data --sets xquad_en sealtools --passages 2000 --json hybrid.json
+
+A set is a folder with `corpus.jsonl` and `queries.jsonl`; its test queries with gold are asked. Where rows have a
+conversation and a turn, a query sees the earlier turns of its own conversation: a namespace and a filter. All searches
+go through one `quadrieve.Index`; BM25 is bm25s (Lucene's formula, k1 1.2, b .75), and reciprocal rank fusion takes the
+first hundred of either with the constant 60. Vectors made before can be given by --vectors FILE.npy and --texts
+FILE.json; --cache keeps those that are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bm25s
+import ir_measures
+import numpy as np
+from numpy.typing import NDArray
+
+from quadrieve import Embedder, Index, Record, Role
+from quadrieve.index.filters import read_filter
+
+K = 10
+POOL = 100
+SYSTEMS = ("dense", "BM25", "RRF", "hybrid")
+NAMED = 500
+
+Ranker = Callable[["_Query"], list[str]]
+
+
+@dataclass(frozen=True)
+class _Query:
+    id: str
+    text: str
+    gold: Sequence[str]
+    conversation: str | None = None
+    turn: int = 0
+
+
+class _Vectors:
+    """An embedder's vectors by text, those made before among them; a view for an index."""
+
+    def __init__(self, known: Iterable[tuple[Path, Path]], cache: Path | None) -> None:
+        self._view = Embedder.load().view("qa")
+        self.fingerprint, self.dim, self.explain = self._view.fingerprint, self._view.dim, self._view.explain
+        self._rows: dict[str, NDArray[np.float32]] = {}
+        self._made: list[str] = []
+        self._cache = cache
+        for vectors, texts in known:
+            rows = np.load(vectors, mmap_mode="r")
+            self._rows |= zip(json.loads(texts.read_text(encoding="utf-8")), rows, strict=True)
+
+    def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        missing = list(dict.fromkeys(text for text in texts if text not in self._rows))
+        if missing:
+            self._rows |= zip(missing, self._view.embed_keys(missing), strict=True)
+            self._made += missing
+        return np.stack([self._rows[text] for text in texts])
+
+    embed_keys = embed_queries  # the model has no prefixes, so both sides are the same
+
+    def save(self) -> None:
+        """Keep what was made, beside what was kept before."""
+        if self._cache is not None and self._made:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            part = self._cache / f"{len(list(self._cache.glob('*.npy'))):04d}.npy"
+            np.save(part, np.stack([self._rows[text] for text in self._made]))
+            part.with_suffix(".json").write_text(json.dumps(self._made), encoding="utf-8")
+            self._made = []
+
+
+def _read(folder: Path, n: int) -> tuple[list[dict[str, Any]], list[_Query]]:
+    """Corpus rows and the first n test queries with gold; of conversations only those asked about."""
+    rows = [json.loads(line) for line in (folder / "corpus.jsonl").open(encoding="utf-8")]
+    known = {row["id"] for row in rows}
+    queries = []
+    for line in (folder / "queries.jsonl").open(encoding="utf-8"):
+        query = json.loads(line)
+        gold = [id for id in query["positives"] if id in known]
+        if query["split"] == "test" and gold:
+            meta = query["meta"]
+            queries.append(_Query(query["id"], query["text"], gold, meta.get("conversation"), meta.get("turn", 0)))
+    queries = queries[:n]
+    asked = {query.conversation for query in queries}
+    return [row for row in rows if row["meta"].get("conversation") in asked], queries
+
+
+@contextmanager
+def _index(rows: Sequence[dict[str, Any]], vectors: _Vectors) -> Iterator[Index]:
+    with Index.open(None, view=vectors, role=Role.KNOWLEDGE) as index:
+        records = []
+        for row, vector in zip(rows, vectors.embed_keys([row["text"] for row in rows]), strict=True):
+            conversation, turn = row["meta"].get("conversation"), row["meta"].get("turn", 0)
+            namespace = () if conversation is None else (conversation,)
+            records.append(Record(row["id"], row["text"], {"turn": turn}, namespace=namespace, vector=vector))
+        index.write(records, progress=True)
+        yield index
+
+
+def _through(index: Index, mode: Any, k: int) -> Ranker:
+    def rank(query: _Query) -> list[str]:
+        if query.conversation is None:
+            hits = index.search(query.text, k, mode=mode)
+        else:
+            earlier = read_filter({"turn": {"$lt": query.turn}})
+            hits = index.search(query.text, k, mode=mode, namespace=(query.conversation,), filter=earlier)
+        return [hit.id for hit in hits]
+
+    return rank
+
+
+def _bm25(rows: Sequence[dict[str, Any]]) -> Ranker:
+    """The first hundred of what a query may see."""
+    words = bm25s.tokenize([row["text"] for row in rows], stopwords=None, show_progress=False)
+    model = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
+    model.index(words, show_progress=False)
+    ids = np.array([row["id"] for row in rows])
+    turns = np.array([row["meta"].get("turn", 0) for row in rows])
+    conversations = np.array([str(row["meta"].get("conversation")) for row in rows])
+
+    def rank(query: _Query) -> list[str]:
+        tokens = bm25s.tokenize([query.text], stopwords=None, return_ids=False, show_progress=False)[0]
+        known = [token for token in dict.fromkeys(tokens) if token in model.vocab_dict]
+        scores = model.get_scores(known) if known else np.zeros(len(ids))
+        if query.conversation is not None:
+            scores = np.where((conversations == query.conversation) & (turns < query.turn), scores, 0.0)
+        order = np.argsort(-scores, kind="stable")[:POOL]
+        return [str(id) for id in ids[order[scores[order] > 0]]]
+
+    return rank
+
+
+def _reciprocal_ranks(*rankings: Sequence[str]) -> list[str]:
+    """Reciprocal rank fusion (Cormack et al., SIGIR 2009)."""
+    scores: defaultdict[str, float] = defaultdict(float)
+    for ranking in rankings:
+        for rank, id in enumerate(ranking, start=1):
+            scores[id] += 1 / (60 + rank)
+    return sorted(scores, key=scores.__getitem__, reverse=True)
+
+
+def _ndcg(queries: Sequence[_Query], rankings: Sequence[Sequence[str]]) -> float:
+    gold = [ir_measures.Qrel(query.id, id, 1) for query in queries for id in query.gold]
+    run = [
+        ir_measures.ScoredDoc(query.id, id, -rank)
+        for query, ranking in zip(queries, rankings, strict=True)
+        for rank, id in enumerate(ranking[:K])
+    ]
+    measured = ir_measures.calc_aggregate([ir_measures.nDCG @ K], gold, run)
+    return float(measured[ir_measures.nDCG @ K])
+
+
+def _quality(rows: list[dict[str, Any]], queries: list[_Query], vectors: _Vectors) -> dict[str, float]:
+    """NDCG@10 of each system on a set."""
+    vectors.embed_queries([query.text for query in queries])
+    with _index(rows, vectors) as index:
+        dense = list(map(_through(index, "dense", POOL), queries))
+        hybrid = list(map(_through(index, "hybrid", K), queries))
+    lexical = list(map(_bm25(rows), queries))
+    fused = list(map(_reciprocal_ranks, dense, lexical))
+    systems = zip(SYSTEMS, (dense, lexical, fused, hybrid), strict=True)
+    return {"queries": len(queries)} | {system: _ndcg(queries, rankings) for system, rankings in systems}
+
+
+CODES: dict[str, tuple[str, str]] = {
+    "code": ("This is reported as {}.", "What does {} mean?"),
+    "function": ("It is handled by {}.", "Where is {} used?"),
+    "surname": ("It was noted by {}.", "What did {} note?"),
+}
+
+
+def _names(n: int, rng: random.Random) -> list[tuple[str, str]]:
+    """Different names with their kind: error codes, functions, surnames; each like many others."""
+    verbs = "parse read write merge flush load fetch split sort check".split()
+    nouns = "invoice row cache token header batch index user price frame table node".split()
+    syllables = "wan der ko vich stra mei ju lund bro ska zar qui pel tor hau".split()
+    make = {
+        "code": lambda: f"ERR-{rng.randrange(1000, 9999)}",
+        "function": lambda: f"{rng.choice(verbs)}_{rng.choice(nouns)}_{rng.choice(nouns)}",
+        "surname": lambda: "".join(rng.choices(syllables, k=3)).capitalize(),
+    }
+    found: dict[str, str] = {}
+    while len(found) < n:
+        kind = list(make)[len(found) % len(make)]
+        found.setdefault(make[kind](), kind)
+    return list(found.items())
+
+
+def _plant(text: str, sentence: str) -> str:
+    """A text with one more sentence in the middle."""
+    sentences = re.split(r"(?<=[.!?]) ", text)
+    middle = len(sentences) // 2
+    return " ".join([*sentences[:middle], sentence, *sentences[middle:]])
+
+
+def _by_name(texts: Sequence[str], vectors: _Vectors) -> dict[str, Any]:
+    """Hit@1 of queries for a name that stands in one passage."""
+    rng = random.Random(0)
+    rows = [{"id": str(i), "text": text, "meta": {}} for i, text in enumerate(texts)]
+    queries: list[_Query] = []
+    kinds: list[str] = []
+    named = _names(min(NAMED, len(texts) // 4), rng)
+    for i, (name, kind) in zip(rng.sample(range(len(texts)), len(named)), named, strict=True):
+        planted, question = CODES[kind]
+        rows[i]["text"] = _plant(texts[i], planted.format(name))
+        queries.append(_Query(str(len(queries)), question.format(name), [str(i)]))
+        kinds.append(kind)
+    vectors.embed_queries([query.text for query in queries])
+    with _index(rows, vectors) as index:
+        rankings = {mode: list(map(_through(index, mode, 1), queries)) for mode in ("dense", "lexical", "hybrid")}
+    report: dict[str, Any] = {"passages": len(rows), "queries": len(queries)}
+    for mode, found in rankings.items():
+        right = np.array([ids[:1] == query.gold for ids, query in zip(found, queries, strict=True)])
+        report[mode] = {"all": float(right.mean())}
+        report[mode] |= {kind: float(right[np.array(kinds) == kind].mean()) for kind in CODES}
+    return report
+
+
+def _passages(data: Path, given: Path | None, n: int) -> list[str]:
+    """N different passages of at most 600 characters, in an order that mixes the corpora."""
+    if given is not None:
+        texts = json.loads(given.read_text(encoding="utf-8"))
+    else:
+        lines = (line for file in sorted(data.glob("*/corpus.jsonl")) for line in file.open(encoding="utf-8"))
+        texts = sorted({json.loads(line)["text"][:600] for line in lines})
+        random.Random(0).shuffle(texts)
+    return list(dict.fromkeys(texts))[:n]
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of retrieval sets")
+    parser.add_argument("--sets", nargs="*", help="only these; 'none' for none")
+    parser.add_argument("--queries", type=int, default=300, help="of each set")
+    parser.add_argument("--passages", type=int, default=50_000, help="among which a name is to be found; 0 for none")
+    parser.add_argument("--vectors", type=Path, help="float32 unit rows of all-MiniLM-L6-v2, .npy")
+    parser.add_argument("--texts", type=Path, help="what they are of, .json")
+    parser.add_argument("--cache", type=Path, help="folder to keep vectors in")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    args = parser.parse_args()
+    given = [(args.vectors, args.texts)] if args.vectors and args.texts else []
+    kept = [(part, part.with_suffix(".json")) for part in args.cache.glob("*.npy")] if args.cache else []
+    vectors = _Vectors([*given, *kept], args.cache)
+    report: dict[str, Any] = {"sets": {}}
+    print(f"NDCG@{K}, all-MiniLM-L6-v2\n")
+    print(f"{'':<22}{'queries':>8}" + "".join(f"{system:>9}" for system in SYSTEMS) + f"{'gain':>9}")
+    for folder in sorted(path.parent for path in args.data.glob("*/queries.jsonl")):
+        if args.sets and folder.name not in args.sets:
+            continue
+        rows, queries = _read(folder, args.queries)
+        if not queries:
+            continue
+        row = report["sets"][folder.name] = _quality(rows, queries, vectors)
+        vectors.save()
+        row["gain"] = row["hybrid"] - max(row["dense"], row["BM25"])
+        figures = "".join(f"{row[system]:>9.3f}" for system in SYSTEMS)
+        print(f"{folder.name:<22}{row['queries']:>8}{figures}{row['gain']:>+9.3f}", flush=True)
+    if report["sets"]:
+        gains = [row["gain"] for row in report["sets"].values()]
+        print(
+            f"\nThe gain is over the better of dense and BM25: {np.mean(gains):+.3f} on average, "
+            f"at least -0.01 on {sum(gain >= -0.01 for gain in gains)} "
+            f"and above 0 on {sum(gain > 0 for gain in gains)} of {len(gains)} sets."
+        )
+    if args.passages:
+        report["by_name"] = named = _by_name(_passages(args.data, args.texts, args.passages), vectors)
+        print(f"\nHit@1 of {named['queries']} queries for a name among {named['passages']:,} passages\n")
+        print(f"{'':<10}{'all':>9}" + "".join(f"{kind:>10}" for kind in CODES))
+        for mode in ("dense", "lexical", "hybrid"):
+            print(
+                f"{mode:<10}" + f"{named[mode]['all']:>9.3f}" + "".join(f"{named[mode][kind]:>10.3f}" for kind in CODES)
+            )
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
