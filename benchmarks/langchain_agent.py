@@ -285,7 +285,7 @@ def choose_by_embedding(
         "offers": [offer for turn in turns for offer in turn.offers],
         "ms_p50": float(np.percentile(wall, 50)),
         "ms_p95": float(np.percentile(wall, 95)),
-        "cpu_ms_p95": float(np.percentile(cpu, 95)),
+        "cpu_ms_p50": float(np.percentile(cpu, 50)),
         "ms_later_p95": float(np.percentile(later, 95)),
         "changes": int(changes),
         "changes_without_addition": int(groundless),

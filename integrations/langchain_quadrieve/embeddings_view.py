@@ -7,9 +7,40 @@ from collections.abc import Sequence
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
+from langgraph.store.base import IndexConfig, ensure_embeddings
 
-from quadrieve import InputError
+from quadrieve import EmbedderLike, InputError, Role, ViewLike
 from quadrieve.embedder import Side, Vectors
+
+from .embeddings import QuadrieveEmbeddings
+
+
+def read_embeddings(
+    embedder: EmbedderLike | None, index: IndexConfig | None, task: Role | str
+) -> tuple[Embeddings | None, ViewLike]:
+    """The embedder of a store and the view of it that its index needs; none where nothing is searched by meaning.
+
+    Raises:
+        InputError: If two embedders are given, or `dims` is missing or not the embedder's.
+    """
+    given = (index or {}).get("embed")
+    if embedder is not None and given is not None:
+        raise InputError("Both embedder=… and index['embed'] are given; a store has one embedder, so leave one out.")
+    dims = (index or {}).get("dims")
+    if embedder is None and given is None:
+        if index is not None:
+            raise InputError("index has no 'embed'; add it, or pass embedder=….")
+        return None, NoView()
+    embeddings = ensure_embeddings(given) if embedder is None else QuadrieveEmbeddings(embedder, task)
+    if isinstance(embeddings, QuadrieveEmbeddings):
+        view = embeddings.view
+    elif dims is None:
+        raise InputError("index has no 'dims'; add the dimension of its embeddings.")
+    else:
+        view = EmbeddingsView(embeddings, dims)
+    if dims is not None and dims != view.dim:
+        raise InputError(f"index['dims'] is {dims}, but the embedder's vectors have {view.dim}; leave it out.")
+    return embeddings, view
 
 
 class EmbeddingsView:

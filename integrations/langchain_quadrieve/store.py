@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from langchain_core.embeddings import Embeddings
 from langchain_core.runnables.config import run_in_executor
 from langgraph.store.base import (
     BaseStore,
@@ -19,27 +18,24 @@ from langgraph.store.base import (
     IndexConfig,
     Item,
     ListNamespacesOp,
-    MatchCondition,
     Op,
     PutOp,
     Result,
     SearchItem,
     SearchOp,
     TTLConfig,
-    ensure_embeddings,
     get_text_at_path,
-    validate_op_namespace,
 )
 
-from quadrieve import EmbedderLike, Index, InputError, Record, Role, ViewLike
+from quadrieve import EmbedderLike, Index, Record, Role
 from quadrieve.embedder import Vectors
 from quadrieve.index.filters import Filter, all_of, own
 from quadrieve.index.location import Location
-from quadrieve.index.records import Namespace, Scalar, check_metadata, content_id
+from quadrieve.index.records import Namespace, Scalar, content_id
 
-from .embeddings import QuadrieveEmbeddings
-from .embeddings_view import EmbeddingsView, NoView, placeholder, unit_rows
+from .embeddings_view import placeholder, read_embeddings, unit_rows
 from .item_filter import matches
+from .store_ops import fits, read_ops
 
 _NEVER = 1e18
 
@@ -88,7 +84,7 @@ class QuadrieveStore(BaseStore):
             InputError: If two embedders are given, or `dims` is not the embedder's.
             StoreError: If the location holds something else (`FingerprintError`: another embedder's store).
         """
-        self.embeddings, view = _read_embeddings(embedder, index, task)
+        self.embeddings, view = read_embeddings(embedder, index, task)
         self._fields = (index or {}).get("fields") or ["text"]
         self.index_config: IndexConfig | None = None
         if self.embeddings is not None:
@@ -115,7 +111,8 @@ class QuadrieveStore(BaseStore):
     def close(self) -> None:
         """Stop sweeping and let go of the location; closing twice is fine."""
         self._closed.set()
-        self._index.close()
+        with self._writing:
+            self._index.close()
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Execute operations: all reads see what was there before, then the last put of each key is written.
@@ -124,7 +121,7 @@ class QuadrieveStore(BaseStore):
             InvalidNamespaceError: If a label is empty, no string, or has a `.` or NUL in it.
             InputError: If a value is not JSON, or a filter's operator is unknown.
         """
-        given = _read_ops(ops)
+        given = read_ops(ops)
         texts, queries = self._to_encode(given)
         vectors = self.embeddings.embed_documents(texts) if self.embeddings and texts else []
         asked = [self.embeddings.embed_query(query) for query in queries] if self.embeddings else []
@@ -132,7 +129,7 @@ class QuadrieveStore(BaseStore):
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """`batch`, encoding in the embedder's own asynchronous way and storing in a thread."""
-        given = _read_ops(ops)
+        given = read_ops(ops)
         texts, queries = self._to_encode(given)
         vectors = await self.embeddings.aembed_documents(texts) if self.embeddings and texts else []
         asked = [await self.embeddings.aembed_query(query) for query in queries] if self.embeddings else []
@@ -236,7 +233,7 @@ class QuadrieveStore(BaseStore):
 
     def _list_namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
         found = {record.namespace for record in self._items(None) if self._is_there(record)}
-        matching = {namespace for namespace in found if all(_fits(namespace, c) for c in op.match_conditions or ())}
+        matching = {namespace for namespace in found if all(fits(namespace, c) for c in op.match_conditions or ())}
         listed = sorted({namespace[: op.max_depth] for namespace in matching})
         return listed[op.offset : op.offset + op.limit]
 
@@ -288,53 +285,6 @@ class QuadrieveStore(BaseStore):
         return not self._omit_expired or float(record.fields["expires"]) > time.time()
 
 
-def _read_embeddings(
-    embedder: EmbedderLike | None, index: IndexConfig | None, task: Role | str
-) -> tuple[Embeddings | None, ViewLike]:
-    given = (index or {}).get("embed")
-    if embedder is not None and given is not None:
-        raise InputError("Both embedder=… and index['embed'] are given; a store has one embedder, so leave one out.")
-    dims = (index or {}).get("dims")
-    if embedder is None and given is None:
-        if index is not None:
-            raise InputError("index has no 'embed'; add it, or pass embedder=….")
-        return None, NoView()
-    embeddings = ensure_embeddings(given) if embedder is None else QuadrieveEmbeddings(embedder, task)
-    if isinstance(embeddings, QuadrieveEmbeddings):
-        view = embeddings.view
-    elif dims is None:
-        raise InputError("index has no 'dims'; add the dimension of its embeddings.")
-    else:
-        view = EmbeddingsView(embeddings, dims)
-    if dims is not None and dims != view.dim:
-        raise InputError(f"index['dims'] is {dims}, but the embedder's vectors have {view.dim}; leave it out.")
-    return embeddings, view
-
-
-def _read_ops(ops: Iterable[Op]) -> list[Op]:
-    """The operations, checked, with namespaces as tuples."""
-    read: list[Op] = []
-    for op in ops:
-        if isinstance(op, GetOp):
-            checked: Op = op._replace(namespace=tuple(op.namespace))
-        elif isinstance(op, PutOp):
-            value = None if op.value is None else check_metadata(op.value, f"The value of {op.key!r}")
-            if op.ttl is not None and not op.ttl > 0:
-                raise InputError(f"ttl is a positive number of minutes, got {op.ttl!r}.")
-            if isinstance(op.index, str):
-                raise InputError(f"index is {op.index!r}, expected a list of paths, False or None.")
-            checked = op._replace(namespace=tuple(op.namespace), value=value)
-        elif isinstance(op, SearchOp):
-            checked = op._replace(namespace_prefix=tuple(op.namespace_prefix))
-        elif isinstance(op, ListNamespacesOp):
-            checked = op
-        else:
-            raise InputError(f"Expected a GetOp, PutOp, SearchOp or ListNamespacesOp, got {type(op).__name__}.")
-        validate_op_namespace(checked)
-        read.append(checked)
-    return read
-
-
 def _last_puts(ops: Sequence[Op]) -> dict[str, PutOp]:
     return {_item_id(op.namespace, op.key): op for op in ops if isinstance(op, PutOp)}
 
@@ -370,18 +320,12 @@ def _search_item(record: Record, score: float | None) -> SearchItem:
     return SearchItem(item.namespace, item.key, item.value, item.created_at, item.updated_at, score)
 
 
-def _fits(namespace: Namespace, condition: MatchCondition) -> bool:
-    path = tuple(condition.path)
-    if len(namespace) < len(path):
-        return False
-    part = namespace[: len(path)] if condition.match_type == "prefix" else namespace[len(namespace) - len(path) :]
-    return all(wanted in ("*", label) for wanted, label in zip(path, part, strict=True))
-
-
 def _sweep_regularly(store: weakref.ref[QuadrieveStore], closed: threading.Event, seconds: float) -> None:
     while not closed.wait(seconds):
         living = store()
         if living is None:
             return
-        living.sweep_ttl()
+        with living._writing:
+            if not closed.is_set():
+                living.sweep_ttl()
         del living
