@@ -132,7 +132,7 @@ class Recipe:
         trainer: Further arguments of `transformers.TrainingArguments` (`fsdp`, `deepspeed`, …).
 
     Example:
-        >>> Recipe.from_dict({"tasks": {"qa": {"sources": ["medquad"]}}}).tasks["qa"].losses
+        >>> Recipe.from_dict({"tasks": {"qa": {"sources": ["medquad"], "labelled": 8}}}).tasks["qa"].losses
         {'graded': 1.0}
     """
 
