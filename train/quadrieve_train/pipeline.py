@@ -61,6 +61,7 @@ def train(
     out: Path,
     *,
     work: Path | None = None,
+    rewards: Path | None = None,
     lm: LanguageModel | None = None,
     progress: bool = False,
     use_cpu: bool = False,
@@ -75,6 +76,7 @@ def train(
         data: The folder that the recipe's sources are in.
         out: The model's folder; replaced at the end.
         work: Where the way is kept; None for a folder beside `out`.
+        rewards: Folder of the reward store, which several runs may share; None for one in `work`.
         lm: The language model, in place of the recipe's.
         progress: Show progress bars on stderr.
         use_cpu: Do not use a GPU.
@@ -90,7 +92,7 @@ def train(
     work = work or out.with_name(out.name + ".work")
     start = checkpoint.find(recipe.model, revision=recipe.revision)
     _check_work(recipe, work, state)
-    rows, dev = prepare(recipe, data, work, lm=lm, progress=progress and state.is_main_process)
+    rows, dev = prepare(recipe, data, work, rewards=rewards, lm=lm, progress=progress and state.is_main_process)
 
     torch.manual_seed(recipe.seed)
     temperature = Temperature(recipe.tau, learned=recipe.learn_tau)
@@ -131,7 +133,13 @@ def train(
 
 
 def prepare(
-    recipe: Recipe, data: Path, work: Path, *, lm: LanguageModel | None = None, progress: bool = False
+    recipe: Recipe,
+    data: Path,
+    work: Path,
+    *,
+    rewards: Path | None = None,
+    lm: LanguageModel | None = None,
+    progress: bool = False,
 ) -> tuple[dict[str, Dataset], dict[str, DevSet]]:
     """Mine and label what the recipe names: rows and, where the data has one, a dev set for each task."""
     opened = lm
@@ -141,7 +149,7 @@ def prepare(
     embedder = Embedder.load(recipe.model, revision=recipe.revision)
     rows: dict[str, Dataset] = {}
     dev: dict[str, DevSet] = {}
-    with RewardStore(work / "rewards") as store:
+    with RewardStore(rewards or work / "rewards") as store:
         for name, task in recipe.tasks.items():
             found: list[Dataset] = []
             for source in task.sources:
