@@ -11,6 +11,8 @@ from llama_index.core.memory import BaseMemory
 from llama_index.core.workflow import Context
 from workflows.errors import WorkflowRuntimeError
 
+_KEPT = "quadrieve_conversation"  # where a run's context keeps it, as JSON
+_TURNS = 64  # how many turns and tools it keeps at most
 _REACT_ACTION = re.compile(r"^Action: (\S+)", re.MULTILINE)
 
 
@@ -29,23 +31,34 @@ class Conversation:
     called: tuple[str, ...] = ()
 
 
-async def current_conversation() -> Conversation:
-    """The conversation of the agent's step that is running, read from its own memory; empty where none is.
+async def current_conversation(call: str | None = None) -> Conversation:
+    """The conversation of the agent's step that is running; empty where none is.
 
-    Nothing is kept between calls, so that any number of conversations can use one agent at a time.
+    It is read from the run's memory, and from what the run's context has kept of earlier runs: a context that is
+    run again loses a memory that it cannot serialise. Nothing is kept here, so that any number of conversations
+    can use one agent at a time.
+
+    Args:
+        call: The name of a tool that is about to be run.
     """
     try:
         store = Context.get_step_context().store
     except WorkflowRuntimeError:
         return Conversation()
+    request = await store.get("user_msg_str", default=None) or ""
+    call = None if call == request else call  # the user named a tool, and nobody runs it yet
     memory = await store.get("memory", default=None)
     messages = await memory.aget_all() if isinstance(memory, BaseMemory) else []
-    in_this_turn = [result.tool_name for result in await store.get("current_tool_calls", default=[])]
-    return Conversation(
-        await store.get("user_msg_str", default="") or "",
-        tuple(m.content or "" for m in messages if m.role is MessageRole.USER),
-        tuple(dict.fromkeys([*calls(messages), *in_this_turn])),
-    )
+    kept = await store.get(_KEPT, default=None) or {"said": [], "called": []}
+    said = [message.content or "" for message in messages if message.role is MessageRole.USER]
+    if len(said) < 2:
+        said = kept["said"] if kept["said"][-1:] == [request] else [*kept["said"], request]
+    in_this_turn = [result.tool_name for result in await store.get("current_tool_calls", default=None) or ()]
+    called = dict.fromkeys([*kept["called"], *calls(messages), *in_this_turn, *filter(None, [call])])
+    keep = {"said": said[-_TURNS:], "called": list(called)[-_TURNS:]}
+    if keep != kept:
+        await store.set(_KEPT, keep)
+    return Conversation(request, tuple(said), tuple(called))
 
 
 def calls(messages: Iterable[ChatMessage]) -> Iterator[str]:

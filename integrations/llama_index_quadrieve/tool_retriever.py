@@ -143,8 +143,9 @@ class QuadrieveToolRetriever(ObjectRetriever[BaseTool]):
 
     async def aretrieve(self, str_or_query_bundle: QueryType) -> list[BaseTool]:
         """The tool of that name, or those to offer for a message, in the conversation of the agent that asks."""
-        conversation = await current_conversation()
-        return await asyncio.to_thread(self._answer, _text(str_or_query_bundle), conversation)
+        text = _text(str_or_query_bundle)
+        conversation = await current_conversation(call=text if self._may_use(text) else None)
+        return await asyncio.to_thread(self._answer, text, conversation)
 
     def offer(self, message: str, conversation: Conversation = _ALONE) -> list[NodeWithScore]:
         """The tools to offer for a message, as nodes with their cosine similarity (0 where they were not ranked).
