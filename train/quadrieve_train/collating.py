@@ -72,7 +72,7 @@ class Collator:
     Args:
         tokenizer: Of the encoder.
         prefixes: By task.
-        candidates: Candidates a query.
+        candidates: Candidates a query, one number or one by task.
         query_tokens: Longest query, its prefix included; the end is cut.
         key_tokens: Longest candidate, likewise.
         group_tokens: Padded tokens in one group.
@@ -84,7 +84,7 @@ class Collator:
         tokenizer: Any,
         prefixes: Mapping[str, Prefixes],
         *,
-        candidates: int = 8,
+        candidates: int | Mapping[str, int] = 8,
         query_tokens: int = 256,
         key_tokens: int = 256,
         group_tokens: int = 8192,
@@ -92,7 +92,8 @@ class Collator:
     ) -> None:
         self.tokenizer = tokenizer
         self.prefixes = dict(prefixes)
-        self.candidates, self.seed = candidates, seed
+        self.candidates = candidates if isinstance(candidates, Mapping) else dict.fromkeys(self.prefixes, candidates)
+        self.seed = seed
         self.query_tokens, self.key_tokens, self.group_tokens = query_tokens, key_tokens, group_tokens
         self._numbers = {task: number for number, task in enumerate(self.prefixes)}
 
@@ -106,7 +107,8 @@ class Collator:
         - `tasks` `[B]` numbers of tasks; `names`: what the rows are called.
         """
         rows = [
-            draw_candidates(row, self.candidates, (self.seed, draw.task, draw.row, draw.epoch)) for draw, row in drawn
+            draw_candidates(row, self.candidates[draw.task], (self.seed, draw.task, draw.row, draw.epoch))
+            for draw, row in drawn
         ]
         tasks = [draw.task for draw, _ in drawn]
         queries = [self.prefixes[task].query + row.query for task, row in zip(tasks, rows, strict=True)]

@@ -355,9 +355,13 @@ def _labelled(
         max_new_tokens=spec.max_new_tokens,
         chat=spec.chat,
         quality=quality,
+        templates={name: task.template for name, task in recipe.tasks.items() if task.template is not None},
     )
     # The draws do not follow the recipe's seed, so that runs with other seeds share their rewards.
-    drawn = [draw_candidates(replace(row, rewards=()), recipe.candidates, f"label {row.query_id}") for row in rows]
+    drawn = [
+        draw_candidates(replace(row, rewards=()), recipe.candidates_of(row.task), f"label {row.query_id}")
+        for row in rows
+    ]
     return [as_row(record) for record in label(drawn, lm, store, options, progress=progress)]
 
 

@@ -80,7 +80,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
         collator = Collator(
             tokenizer,
             self.prefixes,
-            candidates=recipe.candidates,
+            candidates={task: recipe.candidates_of(task) for task in self.prefixes},
             query_tokens=recipe.query_tokens,
             key_tokens=recipe.key_tokens,
             # Small groups waste little on padding, large ones keep a GPU busy.

@@ -13,6 +13,8 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 from quadrieve import find_task
 from quadrieve.errors import InputError
 
+from ..rewards.templates import Template
+
 #: The folder of the recipes that come with the package.
 FOLDER = Path(__file__).parent
 
@@ -28,6 +30,8 @@ class TaskRecipe:
         losses: Weight by name of loss: `graded` and `kl` need rewards, `contrastive` needs labels.
         weight: Share of the training steps; None for the number of rows.
         batch_size: Queries in a micro-batch; None for the recipe's.
+        candidates: Candidates a query; None for the recipe's. More serve tasks that share no negatives in a batch.
+        template: How candidates are shown to the language model; None for the task's own.
         relabel: Label the rows of files anew even where they come with rewards.
         dev: A collection to be measured on, below the data folder; None for the first of `sources`.
         dev_queries: Dev queries taken; None for all.
@@ -41,6 +45,8 @@ class TaskRecipe:
     losses: Mapping[str, float] = field(default_factory=lambda: {"graded": 1.0})
     weight: float | None = None
     batch_size: int | None = None
+    candidates: int | None = None
+    template: Template | None = None
     relabel: bool = False
     dev: str | None = None
     dev_queries: int | None = None
@@ -204,6 +210,10 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}.")
+
+    def candidates_of(self, task: str) -> int:
+        """Candidates a query of the task."""
+        return (self.tasks[task].candidates if task in self.tasks else None) or self.candidates
 
     @classmethod
     def load(cls, recipe: str | os.PathLike[str]) -> Recipe:
