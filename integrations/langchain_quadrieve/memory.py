@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import OmitFromInput
 from langchain.tools import ToolRuntime
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, AnyMessage, SystemMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.runtime import Runtime
 from langgraph.store.base import NOT_PROVIDED, BaseStore, NotProvided, SearchItem
@@ -20,6 +20,8 @@ from quadrieve import InputError
 from quadrieve.examples import CountTokens, estimate_tokens
 from quadrieve.index.records import check_namespace, content_id
 from quadrieve.turns import Turn, exchanges, render
+
+from .said import said_by_user
 
 MemoryTool = Literal["remember", "recall", "forget"]
 
@@ -262,14 +264,14 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
 
 
 def _question(messages: Sequence[AnyMessage]) -> str:
-    return next((message.text for message in reversed(messages) if isinstance(message, HumanMessage)), "").strip()
+    return next((message.text for message in reversed(messages) if said_by_user(message)), "").strip()
 
 
 def _exchanges(messages: Sequence[AnyMessage]) -> dict[str, str]:
     """What user and assistant said to each other, by a key made of it."""
     turns: list[Turn] = []
     for message in messages:
-        if isinstance(message, HumanMessage) and message.text.strip():
+        if said_by_user(message):
             turns.append(Turn("user", message.text))
         elif isinstance(message, AIMessage) and message.text.strip() and not message.tool_calls and turns:
             turns.append(Turn("assistant", message.text))

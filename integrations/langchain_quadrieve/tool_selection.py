@@ -10,7 +10,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import ExtendedModelResponse, OmitFromInput, ToolCallRequest
-from langchain_core.messages import AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AnyMessage, ToolMessage
 from langchain_core.runnables.config import run_in_executor
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -19,6 +19,8 @@ from langgraph.types import Command
 from quadrieve import EmbedderLike, InputError, Tool, Toolbox
 from quadrieve.index.ranking import Mode
 from quadrieve.tools import Allowed
+
+from .said import said_by_user
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class ToolSelection(TypedDict):
         available: A hash of the names that there were to choose from.
         offered: Names of tools, in the order in which they are offered; a provider's own come first.
         why: For each chosen tool its score and which ranker found it at which rank; `always`, `required_by` a name,
-            `kept` from before, or `fallback` where choosing failed.
+            `kept` from before, or `fallback` with what kept it from choosing.
     """
 
     turn: str
@@ -125,7 +127,7 @@ class ToolSelectionMiddleware(AgentMiddleware[ToolSelectionState, Any, Any]):
         self.mode: Mode = mode
         self._known = {tool.name: tool for tool in toolbox.get()}
         self._described = frozenset(self._known)
-        self._seen: dict[str, BaseTool] = {}
+        self._seen: dict[str, tuple[Any, ...]] = {}
         self._registering = threading.Lock()
         self._register(tools)
 
@@ -157,9 +159,7 @@ class ToolSelectionMiddleware(AgentMiddleware[ToolSelectionState, Any, Any]):
 
     def _narrow(self, request: ModelRequest[Any]) -> tuple[ModelRequest[Any], Command[Any] | None]:
         """The request with the chosen tools only, and what to note of it in the state."""
-        asked = [message for message in request.messages if isinstance(message, HumanMessage) and message.text.strip()]
-        if not asked:
-            return request, None
+        asked = [message for message in request.messages if said_by_user(message)]
         failure: Exception | None = None
         try:
             self._register(request.tools)
@@ -170,12 +170,18 @@ class ToolSelectionMiddleware(AgentMiddleware[ToolSelectionState, Any, Any]):
         others = [tool for name, tool in by_name if name not in self._known]
         holds = self.allowed(request.runtime.context) if self.allowed else None
         open_to = [name for name in named if _is_open(self._known[name], holds)]
-        turn, available = str(asked[-1].id), hashlib.sha256("\n".join(sorted(open_to)).encode()).hexdigest()[:16]
+        available = hashlib.sha256("\n".join(sorted(open_to)).encode()).hexdigest()[:16]
         before: ToolSelection | None = request.state.get("tool_selection")  # type: ignore[assignment]  # our own key
+        # A turn whose message was summarized away goes on.
+        turn = str(asked[-1].id) if asked else before["turn"] if before else ""
         selection = before
         if before is None or (before["turn"], before["available"]) != (turn, available):
-            earlier = [name for name in before["offered"] if name in open_to] if before else []
             same_turn = before is not None and before["turn"] == turn
+            earlier = [
+                name
+                for name in (before["offered"] if before else ())
+                if name in open_to and (same_turn or (before and "fallback" not in before["why"].get(name, ())))
+            ]
             why = self._choose(asked, open_to, holds, earlier if same_turn else [], failure)
             stay = earlier if same_turn or why.keys() <= set(earlier) else [name for name in earlier if name in why]
             chosen = [*stay, *(name for name in why if name not in stay)]
@@ -207,6 +213,8 @@ class ToolSelectionMiddleware(AgentMiddleware[ToolSelectionState, Any, Any]):
             failure: What went wrong before.
         """
         names = set(open_to)
+        if not asked:
+            return {} if earlier else {name: {"fallback": "The user has said nothing."} for name in open_to}
         try:
             if failure is not None:
                 raise failure
@@ -235,17 +243,17 @@ class ToolSelectionMiddleware(AgentMiddleware[ToolSelectionState, Any, Any]):
                 for tool in tools
                 if isinstance(tool, BaseTool)
                 and tool.name not in self._described
-                and self._seen.get(tool.name) is not tool
+                and self._seen.get(tool.name) != _content(tool)
             ]
             if new:
                 described = [_describe(tool) for tool in new]
                 self._known |= {tool.name: tool for tool in described}
                 self.toolbox.register(described)
-                self._seen |= {tool.name: tool for tool in new}
+                self._seen |= {tool.name: _content(tool) for tool in new}
 
     def _refusal(self, request: ToolCallRequest) -> ToolMessage | None:
         selection: ToolSelection | None = request.state.get("tool_selection")
-        if selection is None:
+        if selection is None:  # no model was called yet
             return None
         name = request.tool_call["name"]
         holds = self.allowed(request.runtime.context) if self.allowed else None
@@ -265,6 +273,11 @@ def _name(tool: BaseTool | Mapping[str, Any]) -> str | None:
         return tool.name
     name: str | None = tool.get("function", tool).get("name")
     return name
+
+
+def _content(tool: BaseTool) -> tuple[Any, ...]:
+    """What a tool says of itself; servers hand out new objects for the same tools again and again."""
+    return tool.name, tool.description, tool.args_schema, tool.metadata
 
 
 def _describe(tool: BaseTool) -> Tool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 
@@ -121,6 +121,14 @@ def test_each_turn_is_kept_once_with_a_checkpointer_and_without(scripted, store)
     kept = {item.key: item.updated_at for item in store.search(("memories", "ada"))}
     assert len(kept) == 4
     assert first.items() <= kept.items()
+
+
+def test_what_other_middleware_says_in_the_users_place_is_not_kept(scripted, store):
+    _, agent = agent_of(scripted, store)
+    summary = HumanMessage("Here is a summary.", additional_kwargs={"lc_source": "summarization"})
+    agent.invoke({"messages": [summary, AIMessage("I see."), HumanMessage("My dog is called Biscuit.")]}, context=ADA)
+    [item] = store.search(("memories", "ada"))
+    assert item.value["text"] == "User: My dog is called Biscuit.\nAssistant: Noted."
 
 
 def test_what_the_prompt_holds_anyway_is_not_recalled(scripted, store):

@@ -39,11 +39,6 @@ def test_the_prompt_changes_only_when_a_tool_is_added(result):
     assert result["changes_within_turns"] == 0
 
 
-def test_choosing_takes_less_than_forty_milliseconds_of_a_core(result):
-    # The slowest of twenty depend on who else is busy: benchmarks/langchain_agent.py holds those to the bar.
-    assert result["cpu_ms_p50"] < 40
-
-
 def test_langchains_own_selector_asks_a_model_before_every_call(benchmark_agent):
     result = benchmark_agent.choose_by_model(benchmark_agent.catalogue(100), 8, benchmark_agent.CONVERSATIONS[3:4])
     assert result["calls_per_turn"] >= 1

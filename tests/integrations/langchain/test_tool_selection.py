@@ -6,7 +6,8 @@ import logging
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware
+from langchain.agents.middleware import AgentMiddleware, SummarizationMiddleware
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import StructuredTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -257,10 +258,54 @@ def test_when_choosing_fails_all_tools_are_offered_with_a_warning(agent_of, embe
         box.select(WEATHER)
 
 
-def test_without_a_word_of_the_user_nothing_is_chosen(agent_of):
-    model, agent = agent_of(max_tools=1)
-    agent.invoke({"messages": [("assistant", "Hello!")]}, THREAD)
-    assert model.offers == [[tool.name for tool in TOOLS]]
+def test_after_a_fallback_tools_are_chosen_again(agent_of, embedder, monkeypatch):
+    box = Toolbox.open(None, embedder=embedder)
+    model, agent = agent_of(toolbox=box, tools=TOOLS, embedder=None, max_tools=1)
+    with monkeypatch.context() as broken:
+        broken.setattr(box.index, "search", lambda *_, **__: 1 / 0)
+        say(agent, WEATHER)
+    say(agent, MONEY)
+    assert model.offers == [[tool.name for tool in TOOLS], ["convert_currency"]]
+
+
+@pytest.mark.parametrize("content", [" ", [{"type": "image", "url": "https://example.org/a.png"}]])
+def test_without_a_word_of_the_user_all_is_offered_that_is_allowed_and_no_more(agent_of, content):
+    secret = made("read_salary", "Look up the salary of a colleague.", permissions=["hr"])
+    script = calling("read_salary")
+    model, agent = agent_of(script, tools=[*TOOLS, secret], max_tools=1, allowed=lambda _: [])
+    result = agent.invoke({"messages": [{"role": "user", "content": content}]}, THREAD)
+    assert model.offers == [[tool.name for tool in TOOLS]] * 2
+    assert "not offered" in result["messages"][-2].text
+    say(agent, WEATHER)
+    assert model.offers[-1] == ["get_weather"]
+
+
+def test_a_turn_that_was_summarized_goes_on_with_its_tools(agent_of):
+    def script(messages, names):
+        return call("get_weather", city="Oslo") if len(model.offers) == 1 else AIMessage("Done.")
+
+    summarize = SummarizationMiddleware(
+        FakeListChatModel(responses=["It rains."] * 9), trigger=("messages", 3), keep=("messages", 1)
+    )
+    model, agent = agent_of(script, middleware=[summarize], max_tools=1)
+    result = say(agent, WEATHER)
+    assert not any(message.text == WEATHER for message in result["messages"])
+    assert model.offers == [["get_weather"]] * 2
+
+
+def test_tools_that_are_handed_out_anew_are_not_described_anew(agent_of, embedder, monkeypatch):
+    def served():
+        schema = {"type": "object", "properties": {"color": {"type": "string"}}}
+        return [StructuredTool(name="paint_fence", description="Paint it.", args_schema=schema, func=lambda **_: "")]
+
+    late = Arriving()
+    late.arrived = served()
+    box = Toolbox.open(None, embedder=embedder)
+    _, agent = agent_of(toolbox=box, embedder=None, middleware=[late])
+    say(agent, WEATHER)
+    monkeypatch.setattr(box, "register", lambda _: pytest.fail("described again"))
+    late.arrived = served()
+    assert "fallback" not in str(say(agent, MONEY)["tool_selection"])
 
 
 def test_a_selection_survives_a_restart(embedder, scripted):
