@@ -3,7 +3,10 @@
 import json
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, LlamaConfig
 
+from quadrieve import checkpoint
 from quadrieve_train import FrozenLM
 
 ANIMALS = ["bee", "cow", "hen", "sheep", "goat", "spider", "silkworm", "oyster", "duck", "maple"]
@@ -14,6 +17,30 @@ GOODS = ["honey", "milk", "eggs", "wool", "cheese", "webs", "silk", "pearls", "f
 def lm():
     """The packaged SmolLM2 in float32."""
     return FrozenLM.load(dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(lm, tmp_path_factory):
+    """A folder with a causal language model that knows nothing: for what does not depend on what a model knows."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-lm"
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=lm.model.config.vocab_size, **shape)).save_pretrained(
+        folder
+    )
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    """A folder with a text encoder that knows nothing and trains in milliseconds, with MiniLM's tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-encoder"
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    BertModel(BertConfig(max_position_embeddings=128, **shape)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint.find("minilm").folder).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

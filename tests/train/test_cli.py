@@ -33,11 +33,10 @@ def test_wrong_use_takes_one_line_and_status_2(tmp_path):
     assert "name the task of its queries with --task" in done.stderr
 
 
-@pytest.mark.models
-def test_label_writes_rows_with_rewards_and_prints_their_health(tmp_path):
+def test_label_writes_rows_with_rewards_and_prints_their_health(tiny_lm, tmp_path):
     row = Row("icl", "3 + 4", ("3 + 5\n8",), ("Is it raining?\nno",), "b", ("7",), choices=("7", "9", "no"))
     (tmp_path / "rows.jsonl").write_text(row.to_json() + "\n")
-    done = run("label", tmp_path / "rows.jsonl", "--out", tmp_path / "out.jsonl", "--json")
+    done = run("label", tmp_path / "rows.jsonl", "--lm", tiny_lm, "--out", tmp_path / "out.jsonl", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["health"]["rows"] == 1
     labelled = row_at(read_rows(tmp_path / "out.jsonl", cache_dir=str(tmp_path)), 0)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 from quadrieve.errors import InputError, ModelError
 from quadrieve_train import FrozenLM, LanguageModel, Prompt
@@ -105,20 +104,10 @@ def test_a_model_that_cannot_be_packed_is_scored_as_a_padded_batch(lm, monkeypat
     assert other._packed is False
 
 
-def test_a_saved_model_is_loaded_from_its_folder_and_named_by_its_weights(lm, tmp_path):
-    config = LlamaConfig(
-        vocab_size=lm.model.config.vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-    )
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "tiny")
-    lm.tokenizer.save_pretrained(tmp_path / "tiny")
-    tiny = FrozenLM.load(tmp_path / "tiny", dtype="float32")
+def test_a_saved_model_is_loaded_from_its_folder_and_named_by_its_weights(lm, tiny_lm):
+    tiny = FrozenLM.load(tiny_lm, dtype="float32")
     assert isinstance(tiny, LanguageModel)
-    assert tiny.revision == FrozenLM.load(tmp_path / "tiny", dtype="float32").revision
+    assert tiny.revision == FrozenLM.load(tiny_lm, dtype="float32").revision
     assert tiny.revision != lm.revision
     assert tiny.score("The sky", [" is", " blue sky"]) == pytest.approx(
         one_forward_each(tiny, "The sky", [" is", " blue sky"]), abs=1e-4

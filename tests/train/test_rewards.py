@@ -171,8 +171,7 @@ def test_the_claims_of_a_killed_process_are_free_again(tmp_path):
         assert store.claim("work")  # its own
 
 
-@pytest.mark.models
-def test_labelling_killed_half_way_goes_on_with_nothing_scored_twice(lm, tmp_path):
+def test_labelling_killed_half_way_goes_on_with_nothing_scored_twice(tiny_lm, tmp_path):
     rows = tmp_path / "rows.jsonl"
     many = [
         Row("icl", f"{i} + 1", (f"{i} + 2\n{i + 2}",), ("x\ny",), str(i), (str(i + 1),), ("7", "9", str(i + 1)))
@@ -180,7 +179,7 @@ def test_labelling_killed_half_way_goes_on_with_nothing_scored_twice(lm, tmp_pat
     ]
     rows.write_text("".join(row.to_json() + "\n" for row in many))
     command = [sys.executable, "-m", "quadrieve_train", "label", rows, "--out", tmp_path / "out.jsonl", "--no-chat"]
-    command += ["--store", tmp_path / "store", "--json"]
+    command += ["--lm", tiny_lm, "--store", tmp_path / "store", "--json"]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 240
     while time.time() < deadline and process.poll() is None:

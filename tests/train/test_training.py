@@ -19,8 +19,6 @@ from quadrieve_train.errors import DivergedError, StoppedError
 from quadrieve_train.monitors import FlatEmbeddingsWarning
 from quadrieve_train.rows import as_row, write_rows
 
-pytestmark = pytest.mark.models
-
 
 @pytest.fixture
 def data(tmp_path, collection_folder):
@@ -35,34 +33,41 @@ def data(tmp_path, collection_folder):
     return tmp_path
 
 
-def recipe_of(**changes):
-    losses = {"graded": 1.0, "contrastive": 0.5}
-    return Recipe.from_dict(
-        {
-            "tasks": {
-                "qa": {"sources": ["qa.jsonl"], "losses": losses, "dev": "farm"},
-                "tool": {"sources": ["tool.jsonl"], "losses": losses, "dev": "farm"},
-            },
-            "candidates": 3,
-            "query_tokens": 32,
-            "key_tokens": 32,
-            "steps": 4,
-            "batch_size": 4,
-            "learning_rate": 1e-4,
-            "warmup": 0.0,
-            "tau": 0.05,
-            "precision": "float32",
-            "trainer": {"report_to": []},
-            **changes,
-        }
-    )
+@pytest.fixture
+def recipe_of(tiny_encoder):
+    """Makes a recipe for `data` with some values changed."""
+
+    def make(**changes):
+        losses = {"graded": 1.0, "contrastive": 0.5}
+        return Recipe.from_dict(
+            {
+                "model": str(tiny_encoder),
+                "tasks": {
+                    "qa": {"sources": ["qa.jsonl"], "losses": losses, "dev": "farm"},
+                    "tool": {"sources": ["tool.jsonl"], "losses": losses, "dev": "farm"},
+                },
+                "candidates": 3,
+                "query_tokens": 32,
+                "key_tokens": 32,
+                "steps": 4,
+                "batch_size": 4,
+                "learning_rate": 1e-4,
+                "warmup": 0.0,
+                "tau": 0.05,
+                "precision": "float32",
+                "trainer": {"report_to": []},
+                **changes,
+            }
+        )
+
+    return make
 
 
 def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped_bit_for_bit(data, monkeypatch):
+def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped_bit_for_bit(data, recipe_of, monkeypatch):
     recipe = recipe_of(save_steps=4, pace={"interval": 1}, learn_tau=True)
     whole = pipeline.train(recipe, data, data / "whole", use_cpu=True)
 
@@ -101,7 +106,9 @@ def launch(processes, recipe, data, out):
 
 
 @pytest.mark.parametrize("grad_cache", [False, True])
-def test_two_processes_learn_what_one_process_learns_from_the_same_global_batch(data, grad_cache):
+def test_two_processes_learn_what_one_process_learns_from_the_same_global_batch(
+    data, recipe_of, tiny_encoder, grad_cache
+):
     # One step of plain gradient descent at rate 1: the change of the weights is the gradient.
     common = {
         "steps": 1,
@@ -117,7 +124,7 @@ def test_two_processes_learn_what_one_process_learns_from_the_same_global_batch(
     }
     one = weights(pipeline.train(recipe_of(batch_size=8, **common), data, data / "one", use_cpu=True).folder)
     two = launch(2, recipe_of(batch_size=4, **common), data, "two")
-    start = weights(Embedder.load("minilm").checkpoint.folder)
+    start = weights(tiny_encoder)
     moved = max((one[name] - start[name]).abs().max().item() for name in one)
     assert moved > 1e-3
     for name in one:
@@ -132,7 +139,7 @@ def test_two_processes_learn_what_one_process_learns_from_the_same_global_batch(
     assert first == pytest.approx(second, abs=1e-5)
 
 
-def test_accumulated_micro_batches_without_shared_negatives_equal_one_batch(data):
+def test_accumulated_micro_batches_without_shared_negatives_equal_one_batch(data, recipe_of):
     # chat has no in-batch negatives, so micro-batches and the whole batch have the same loss
     rows = [replace(as_row(r), task="chat") for r in pipeline.read_rows(data / "qa.jsonl")]
     write_rows(rows, data / "chat.jsonl")
@@ -145,8 +152,8 @@ def test_accumulated_micro_batches_without_shared_negatives_equal_one_batch(data
     assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
 
 
-def test_the_model_folder_opens_everywhere_with_its_prefixes_and_says_how_it_came_to_be(data):
-    result = pipeline.train(recipe_of(matryoshka=[384, 64]), data, data / "model", use_cpu=True)
+def test_the_model_folder_opens_everywhere_with_its_prefixes_and_says_how_it_came_to_be(data, recipe_of):
+    result = pipeline.train(recipe_of(matryoshka=[32, 8]), data, data / "model", use_cpu=True)
     embedder = Embedder.load(result.folder, dtype="float32")
     view = embedder.view("qa")
     assert view.explain("q") == "Represent this query for retrieving relevant documents: q"
@@ -160,11 +167,11 @@ def test_the_model_folder_opens_everywhere_with_its_prefixes_and_says_how_it_cam
     card = (result.folder / "README.md").read_text()
     assert view.fingerprint in card
     assert "1 graded, 0.5 contrastive" in card
-    assert Recipe.load(result.folder / "recipe.yaml").matryoshka == (384, 64)
+    assert Recipe.load(result.folder / "recipe.yaml").matryoshka == (32, 8)
     assert set(result.before) == {"qa", "tool"}
 
 
-def test_a_loss_that_is_no_number_saves_and_names_the_batch(data):
+def test_a_loss_that_is_no_number_saves_and_names_the_batch(data, recipe_of):
     recipe = recipe_of(learning_rate=1e30, max_grad_norm=0.0, trainer={"optim": "sgd", "report_to": []})
     with pytest.raises(DivergedError, match="step 2 is not finite"):
         pipeline.train(recipe, data, data / "model", use_cpu=True)
@@ -175,7 +182,7 @@ def test_a_loss_that_is_no_number_saves_and_names_the_batch(data):
     assert pipeline.last_checkpoint(checkpoints).name == "checkpoint-1"
 
 
-def test_a_monitor_that_may_stop_the_run_does_and_saves(data):
+def test_a_monitor_that_may_stop_the_run_does_and_saves(data, recipe_of):
     # Different texts of the collection are alike enough for a low threshold.
     recipe = recipe_of(monitors={"flat_embeddings": {"cosine": 0.01}}, stop_on=["flat_embeddings"])
     with pytest.warns(FlatEmbeddingsWarning, match="mean cosine"), pytest.raises(StoppedError, match="flat_embeddings"):
@@ -184,14 +191,14 @@ def test_a_monitor_that_may_stop_the_run_does_and_saves(data):
 
 
 @pytest.mark.parametrize("batching", ["heterogeneous", "mixed"])
-def test_other_ways_of_batching_train_too(data, batching):
+def test_other_ways_of_batching_train_too(data, recipe_of, batching):
     pipeline.train(
         recipe_of(batching=batching, pace={"by": "loss", "interval": 1}), data, data / batching, use_cpu=True
     )
-    assert Embedder.load(data / batching).view("tool").dim == 384
+    assert Embedder.load(data / batching).view("tool").dim == 32
 
 
-def test_what_does_not_fit_is_refused(data, monkeypatch):
+def test_what_does_not_fit_is_refused(data, recipe_of, monkeypatch):
     def run(recipe):
         pipeline.train(recipe, data, data / "refused", work=data / f"work-{abs(hash(recipe.to_yaml()))}", use_cpu=True)
 
