@@ -54,10 +54,11 @@ def label(
     if rows.is_dir():
         if task is None:
             raise InputError(f"{rows} is a collection; name the task of its queries with --task.")
-        found = mine(read_collection(rows), task, method="bm25", split=split, limit=limit, seed=seed)
+        mined = map(as_row, mine(read_collection(rows), task, method="bm25", split=split, limit=limit, seed=seed))
+        found = [row for row in mined if row.answers]  # a collection may have queries without answers, rows may not
     else:
-        found = read_rows(rows, task)
-    taken = [draw_candidates(row, candidates, f"label {row.query_id}") for row in map(as_row, found)][:limit]
+        found = list(map(as_row, read_rows(rows, task)))
+    taken = [draw_candidates(row, candidates, f"label {row.query_id}") for row in found[:limit]]
     options = LabelOptions(kind=reward, outputs=outputs, seed=seed, max_new_tokens=new_tokens, chat=chat)
     model = open_lm(lm, max_length=max_length)
     folder = store or out.with_name(out.name + ".rewards")

@@ -26,6 +26,7 @@ def export(
     *,
     figures: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
+    health: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write what `Embedder.load` and `SentenceTransformer` open, prefixes included, all or nothing.
 
@@ -37,6 +38,7 @@ def export(
         folder: Where to; what is there is replaced.
         figures: Dev figures before and after, for the model card.
         data: Numbers of rows by task, for the model card.
+        health: Health of the rewards by task, likewise; see `reward_health`.
     """
     prompts: dict[str, str] = {}
     if recipe.prefixes == "task":
@@ -58,10 +60,12 @@ def export(
         "start": start.name,
         "fingerprints": fingerprints,
         "data": dict(data or {}),
+        "rewards": dict(health or {}),
         "figures": dict(figures or {}),
     }
     (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(start, recipe, fingerprints, figures or {}, data or {}), encoding="utf-8")
+    card = _card(start, recipe, fingerprints, figures or {}, data or {}, health or {})
+    (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
 
 
@@ -71,6 +75,7 @@ def _card(
     fingerprints: Mapping[str, str],
     figures: Mapping[str, Any],
     data: Mapping[str, Any],
+    health: Mapping[str, Mapping[str, Any]],
 ) -> str:
     roles = ", ".join(f"{name} ({find_task(name).role})" for name in recipe.tasks)
     lines = [
@@ -101,6 +106,13 @@ def _card(
             f"| {name} | {', '.join(task.sources)} | {numbers.get('rows', '')} | {numbers.get('rewarded', '')} "
             f"| {losses} |"
         )
+    if health:
+        lines += ["", "## Rewards", "", "| task | rows | tied pairs | flat rows | rank of the positive, 0 first |"]
+        lines.append("|---|---|---|---|---|")
+    for name, found in health.items():
+        rank = found["positive_rank"]
+        shares = f"{found['tie_rate']:.0%} | {found['flat_share']:.0%} | {'-' if rank is None else f'{rank:.2f}'}"
+        lines.append(f"| {name} | {found['rows']} | {shares} |")
     lines += ["", "## Dev figures (NDCG@10)", "", "| task | before | after |", "|---|---|---|"]
     before, after = figures.get("before", {}), figures.get("after", {})
     for name in recipe.tasks:

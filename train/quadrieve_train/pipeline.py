@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import threading
@@ -31,7 +32,7 @@ from .lm_server import ServerLM
 from .losses import Temperature
 from .mining import mine
 from .recipes import Recipe, TaskRecipe
-from .rewards import LabelOptions, RewardStore, label
+from .rewards import LabelOptions, RewardStore, label, reward_health
 from .rows import Row, as_row, from_rows, read_collection, read_rows, row_at
 from .trainer import MultiTaskTrainer, training_arguments
 
@@ -89,6 +90,7 @@ def train(
         KeyboardInterrupt: If Ctrl-C did, after the checkpoint was saved.
     """
     state = PartialState(cpu=use_cpu)
+    _check_launch(state)
     work = work or out.with_name(out.name + ".work")
     start = checkpoint.find(recipe.model, revision=recipe.revision)
     _check_work(recipe, work, state)
@@ -127,7 +129,8 @@ def train(
             for name, dataset in rows.items()
         }
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)
-        export(trained, tokenizer, start, recipe, out, figures={"before": before, "after": after}, data=numbers)
+        figures = {"before": before, "after": after}
+        export(trained, tokenizer, start, recipe, out, figures=figures, data=numbers, health=_health(rows, recipe))
     state.wait_for_everyone()
     return Trained(out, before, after)
 
@@ -363,6 +366,28 @@ def _labelled(
         for row in rows
     ]
     return [as_row(record) for record in label(drawn, lm, store, options, progress=progress)]
+
+
+def _health(rows: Mapping[str, Dataset], recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Health of the rewards of each task that has any."""
+    rewarded = {
+        name: [row for row in map(as_row, dataset) if len(row.rewards) > 1]
+        for name, dataset in rows.items()
+        if recipe.tasks[name].losses.keys() & {"graded", "kl"}
+    }
+    return {
+        name: reward_health(found, tau_reward=recipe.tau_reward).to_dict() for name, found in rewarded.items() if found
+    }
+
+
+def _check_launch(state: PartialState) -> None:
+    """Refuse to train alone where several processes were asked for: accelerate sets an address for them all."""
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") and "MASTER_ADDR" in os.environ
+    if asked and state.num_processes == 1:
+        raise InputError(
+            "`accelerate launch --cpu` starts one process however many are asked for, unless MPI starts them; "
+            "leave --cpu to quadrieve: accelerate launch --multi_gpu --num_processes N -m quadrieve_train train … --cpu"
+        )
 
 
 def _check_work(recipe: Recipe, work: Path, state: PartialState) -> None:

@@ -174,9 +174,12 @@ class RewardStore:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One writer at a time, over all threads and processes; all or nothing."""
-        with self._lock, self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            yield self._database
+        try:
+            with self._lock, self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                yield self._database
+        except sqlite3.OperationalError as error:  # a full disk, or one that cannot be written
+            raise StoreError(f"The reward store {str(self.folder)!r} cannot be written: {error}.") from error
 
 
 def _alive(host: str, process: int, until: float, now: float) -> bool:
