@@ -124,8 +124,8 @@ def test_called_tools_stay_on_offer_and_keep_their_place(box: Toolbox) -> None:
 
 
 def test_a_follow_up_is_read_with_what_was_said_before(box: Toolbox) -> None:
-    said = ("What is the weather in Oslo?", "And the same for Paris?")
-    retriever = QuadrieveToolRetriever(box, [*FEW, *tools()[::25]], 2)
+    said = ("What is the weather in Oslo?", "And the day after?")
+    retriever = QuadrieveToolRetriever(box, [*FEW, *tools()[::25]], 1)
     for history, found in ((1, True), (0, False)):
         retriever.history = history
         offer = retriever.offer(said[-1], Conversation(said[-1], said))
