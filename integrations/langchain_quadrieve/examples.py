@@ -101,6 +101,21 @@ class QuadrieveExampleSelector(BaseExampleSelector):
             selector.example_bank.add_many(solved)
         return selector
 
+    @classmethod
+    async def afrom_examples(
+        cls,
+        examples: Iterable[Mapping[str, Any]],
+        *,
+        embedder: EmbedderLike,
+        location: Location = None,
+        name: str = "default",
+        **settings: Any,
+    ) -> Self:
+        """`from_examples` in a thread."""
+        return await run_in_executor(
+            None, cls.from_examples, examples, embedder=embedder, location=location, name=name, **settings
+        )
+
     def add_example(self, example: Mapping[str, Any]) -> str:
         """Add an example; returns its id.
 

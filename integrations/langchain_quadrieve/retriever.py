@@ -87,6 +87,15 @@ class QuadrieveRetriever(DocumentIndex):
         retriever.upsert(list(documents))
         return retriever
 
+    @classmethod
+    async def afrom_documents(
+        cls, documents: Iterable[Document], *, embedder: EmbedderLike, location: Location = None, **settings: Any
+    ) -> Self:
+        """`from_documents` in a thread."""
+        return await run_in_executor(
+            None, cls.from_documents, documents, embedder=embedder, location=location, **settings
+        )
+
     def upsert(self, items: Sequence[Document], /, **kwargs: Any) -> UpsertResponse:  # noqa: ARG002  # LangChain's
         """Write documents; one whose id is there is replaced, one without an id gets one made of its content."""
         if not items:

@@ -29,8 +29,8 @@ def test_the_nearest_example_comes_last_and_is_whole(selector_of):
     assert selector.select_examples(CASE) == [EXAMPLES[3], EXAMPLES[0]]
 
 
-async def test_it_works_asynchronously(selector_of):
-    selector = selector_of(k=1)
+async def test_it_works_asynchronously(embedder):
+    selector = await QuadrieveExampleSelector.afrom_examples(EXAMPLES, embedder=embedder, k=1)
     id = await selector.aadd_example({"input": "My soup came icy cold.", "output": "terrible"})
     assert isinstance(id, str)
     assert (await selector.aselect_examples(CASE))[0]["output"] == "terrible"

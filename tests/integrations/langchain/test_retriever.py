@@ -37,7 +37,7 @@ def test_documents_come_back_as_they_were_best_first(retriever):
     assert found[3].id
 
 
-def test_every_setting_holds_in_the_constructor_and_for_a_call(retriever):
+async def test_every_setting_holds_in_the_constructor_and_for_a_call(retriever):
     kb = retriever.knowledge_base
     settings = [
         ({"k": 1}, ["bees"]),
@@ -50,9 +50,12 @@ def test_every_setting_holds_in_the_constructor_and_for_a_call(retriever):
     for setting, expected in settings:
         assert ids(QuadrieveRetriever(knowledge_base=kb, **setting).invoke(QUESTION)) == expected
         assert ids(retriever.invoke(QUESTION, **setting)) == expected
+        assert ids(await retriever.ainvoke(QUESTION, **setting)) == expected
 
 
-async def test_it_works_asynchronously_and_in_batches(retriever):
+async def test_it_works_asynchronously_and_in_batches(retriever, embedder):
+    built = await QuadrieveRetriever.afrom_documents(DOCUMENTS, embedder=embedder, k=1)
+    assert ids(await built.ainvoke(QUESTION)) == ["bees"]
     assert ids(await retriever.ainvoke(QUESTION, k=1)) == ["bees"]
     assert [ids(found) for found in retriever.batch([QUESTION, "When does the bus leave?"], k=1)] == [["bees"], ["bus"]]
     assert [ids(found) for found in await retriever.abatch([QUESTION], k=1)] == [["bees"]]
