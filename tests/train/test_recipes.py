@@ -25,6 +25,15 @@ def test_defaults_fill_what_a_recipe_leaves_out():
     assert recipe.matryoshka == (384, 128)
 
 
+def test_a_task_may_have_its_own_number_of_candidates_and_its_own_template():
+    template = {"prompt": "{candidate}\n{query}", "bare": "{query}"}
+    recipe = Recipe.from_dict({"tasks": {"qa": {**MINIMAL["tasks"]["qa"], "candidates": 3, "template": template}}})
+    assert (recipe.candidates_of("qa"), recipe.candidates_of("tool")) == (3, recipe.candidates)
+    assert recipe.tasks["qa"].template.fill("q", "c").text == "c\nq"
+    with pytest.raises(InputError, match="must have candidate, query in braces"):
+        Recipe.from_dict({"tasks": {"qa": {**MINIMAL["tasks"]["qa"], "template": {"prompt": "{query}", "bare": "q"}}}})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

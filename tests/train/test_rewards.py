@@ -209,6 +209,14 @@ def test_a_store_that_is_no_database_is_refused(tmp_path):
         RewardStore(tmp_path)
 
 
+def test_a_store_that_cannot_be_written_any_more_says_so(tmp_path):
+    with RewardStore(tmp_path) as store:
+        pages = store._database.execute("PRAGMA page_count").fetchone()[0]
+        store._database.execute(f"PRAGMA max_page_count = {pages}")  # as good as a full disk
+        with pytest.raises(StoreError, match=r"cannot be written: database or disk is full"):
+            store.put([Scored("lm", "qa", "q", "c", "p", ("a" * 20_000,), (-1.0,))])
+
+
 def test_health_tells_ties_flat_groups_weights_the_positives_rank_and_agreement():
     rows = [
         Row("qa", "q", ("a",), ("b", "c"), rewards=(1.0, 0.0, 0.0)),

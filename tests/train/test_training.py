@@ -164,9 +164,11 @@ def test_the_model_folder_opens_everywhere_with_its_prefixes_and_says_how_it_cam
     assert training["fingerprints"]["qa"] == view.fingerprint
     assert training["data"]["qa"] == {"rows": 10, "rewarded": 10}
     assert training["figures"]["after"] == result.after
+    assert training["rewards"]["qa"]["flat_share"] == 0.0
     card = (result.folder / "README.md").read_text()
     assert view.fingerprint in card
     assert "1 graded, 0.5 contrastive" in card
+    assert "| qa | 10 | 0% | 0% | 0.00 |" in card  # the made-up rewards order the positive first
     assert Recipe.load(result.folder / "recipe.yaml").matryoshka == (32, 8)
     assert set(result.before) == {"qa", "tool"}
 
@@ -221,6 +223,11 @@ def test_what_does_not_fit_is_refused(data, recipe_of, monkeypatch):
     with monkeypatch.context() as full:
         full.setattr(pipeline.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10_000_000})())
         with pytest.raises(StoreError, match=r"0\.0 GB free"):
+            run(recipe_of())
+    with monkeypatch.context() as launched:  # what `accelerate launch --num_processes 2 --cpu` leaves its one process
+        launched.setenv("ACCELERATE_USE_CPU", "True")
+        launched.setenv("MASTER_ADDR", "127.0.0.1")
+        with pytest.raises(InputError, match="starts one process however many are asked for"):
             run(recipe_of())
     recipe = recipe_of(steps=1)
     pipeline.train(recipe, data, data / "done", use_cpu=True)

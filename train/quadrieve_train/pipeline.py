@@ -7,9 +7,9 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,10 +145,11 @@ def prepare(
     progress: bool = False,
 ) -> tuple[dict[str, Dataset], dict[str, DevSet]]:
     """Mine and label what the recipe names: rows and, where the data has one, a dev set for each task."""
-    opened = lm
-    needed = any(task.labelled != 0 or task.dev_labelled for task in recipe.tasks.values())
-    if opened is None and needed:
-        opened = open_lm(recipe.lm, max_length=recipe.rewards.max_length)
+
+    @cache
+    def opened() -> LanguageModel:  # not before there is something to label
+        return lm if lm is not None else open_lm(recipe.lm, max_length=recipe.rewards.max_length)
+
     embedder = Embedder.load(recipe.model, revision=recipe.revision)
     rows: dict[str, Dataset] = {}
     dev: dict[str, DevSet] = {}
@@ -258,7 +259,7 @@ def _with_rewards(
     source: str,
     task: TaskRecipe,
     recipe: Recipe,
-    lm: LanguageModel | None,
+    lm: Callable[[], LanguageModel],
     store: RewardStore,
     progress: bool,
 ) -> list[Dataset]:
@@ -290,7 +291,7 @@ def _dev(
     task: TaskRecipe,
     recipe: Recipe,
     embedder: Embedder,
-    lm: LanguageModel | None,
+    lm: Callable[[], LanguageModel],
     store: RewardStore,
     work: Path,
     progress: bool,
@@ -341,13 +342,13 @@ def _mine(
 def _labelled(
     rows: Sequence[Row],
     recipe: Recipe,
-    lm: LanguageModel | None,
+    lm: Callable[[], LanguageModel],
     store: RewardStore,
     progress: bool,
     *,
     quality: bool = False,
 ) -> list[Row]:
-    if not rows or lm is None:
+    if not rows:
         return []
     spec = recipe.rewards
     options = LabelOptions(
@@ -365,7 +366,7 @@ def _labelled(
         draw_candidates(replace(row, rewards=()), recipe.candidates_of(row.task), f"label {row.query_id}")
         for row in rows
     ]
-    return [as_row(record) for record in label(drawn, lm, store, options, progress=progress)]
+    return [as_row(record) for record in label(drawn, lm(), store, options, progress=progress)]
 
 
 def _health(rows: Mapping[str, Dataset], recipe: Recipe) -> dict[str, dict[str, Any]]:
