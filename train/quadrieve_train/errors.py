@@ -1,6 +1,6 @@
 """What goes wrong in training beyond the core's errors."""
 
-from quadrieve.errors import QuadrieveError
+from quadrieve.errors import InputError, QuadrieveError
 
 
 class DivergedError(QuadrieveError):
@@ -9,3 +9,7 @@ class DivergedError(QuadrieveError):
 
 class StoppedError(QuadrieveError):
     """A monitor that may stop the run did; the weights were saved."""
+
+
+class LeakError(InputError):
+    """What is to be measured on was trained on."""

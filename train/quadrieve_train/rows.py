@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,10 +121,10 @@ def parse_row(record: Mapping[str, Any], task: str | None = None) -> Row:
         rewarded_by=str(record.get("rewarded_by") or ""),
         qualities=_numbers(record, "qualities"),
     )
-    for field, numbers in (("rewards (or 'teacher_scores')", row.rewards), ("qualities", row.qualities)):
+    for name_of, numbers in (("rewards (or 'teacher_scores')", row.rewards), ("qualities", row.qualities)):
         if numbers and len(numbers) != len(row.candidates):
             raise InputError(
-                f"'{field}' has {len(numbers)} numbers for {len(row.candidates)} candidates; expected one each, "
+                f"'{name_of}' has {len(numbers)} numbers for {len(row.candidates)} candidates; expected one each, "
                 "in the order of pos + neg"
             )
     return row
@@ -241,6 +241,7 @@ class Query:
     choices: tuple[str, ...]
     conversation: str | None
     turn: int | None
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,7 @@ class Collection:
         titles: Corpus titles, aligned, empty where there is none; a tool's title is its name.
         places: `(conversation, turn)` of each corpus row, or None where rows have no conversation.
         queries: All queries, of every split.
+        tasks: The task (`meta.task`) of each corpus id that names one; of solved examples.
     """
 
     name: str
@@ -262,6 +264,7 @@ class Collection:
     titles: tuple[str, ...]
     places: tuple[tuple[str, int], ...] | None
     queries: tuple[Query, ...]
+    tasks: Mapping[str, str] = field(default_factory=dict)
 
     def split(self, name: str) -> list[Query]:
         """The queries of a split."""
@@ -280,27 +283,28 @@ def read_collection(folder: str | os.PathLike[str]) -> Collection:
     root = Path(folder)
     corpus = {identity: rest for identity, *rest in _numbered_lines(root / "corpus.jsonl", _parse_document)}
     queries = tuple(_numbered_lines(root / "queries.jsonl", lambda record: _parse_query(record, corpus)))
-    places = [place for _, _, place in corpus.values() if place is not None]
+    places = [place for _, _, place, _ in corpus.values() if place is not None]
     bound = any(query.conversation is not None for query in queries)
     if bound and len(places) < len(corpus):
         raise InputError(f"{root / 'corpus.jsonl'}: every row needs meta.conversation and meta.turn, as queries do.")
     return Collection(
         root.name,
         tuple(corpus),
-        tuple(text for text, _, _ in corpus.values()),
-        tuple(title for _, title, _ in corpus.values()),
+        tuple(text for text, *_ in corpus.values()),
+        tuple(title for _, title, *_ in corpus.values()),
         tuple(places) if bound else None,
         queries,
+        {identity: task for identity, (*_, task) in corpus.items() if task},
     )
 
 
-def _parse_document(record: Mapping[str, Any]) -> tuple[str, str, str, tuple[str, int] | None]:
+def _parse_document(record: Mapping[str, Any]) -> tuple[str, str, str, tuple[str, int] | None, str]:
     identity, text = record.get("id"), record.get("text")
     if not isinstance(identity, str) or not isinstance(text, str) or not text.strip():
         raise InputError("expected the texts 'id' and 'text'")
     meta = record.get("meta") or {}
     place = (str(meta["conversation"]), int(meta["turn"])) if "conversation" in meta and "turn" in meta else None
-    return identity, text, str(record.get("title") or ""), place
+    return identity, text, str(record.get("title") or ""), place, str(meta.get("task") or "")
 
 
 def _parse_query(record: Mapping[str, Any], corpus: Mapping[str, Any]) -> Query:
@@ -320,6 +324,7 @@ def _parse_query(record: Mapping[str, Any], corpus: Mapping[str, Any]) -> Query:
         choices=_texts(meta, "choices"),
         conversation=str(meta["conversation"]) if "conversation" in meta else None,
         turn=int(meta["turn"]) if "conversation" in meta and "turn" in meta else None,
+        meta=meta,
     )
 
 

@@ -1,0 +1,143 @@
+"""Metrics equal independent ones, nobody sees the future, and nothing measured was trained on."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quadrieve.errors import InputError
+from quadrieve_train.errors import LeakError
+from quadrieve_train.evaluation import systems
+from quadrieve_train.evaluation.metrics import retrieval_metrics
+from quadrieve_train.evaluation.reading import exact_match, rouge_l, token_f1
+from quadrieve_train.evaluation.report import compare, to_markdown, write_picture
+from quadrieve_train.evaluation.run import evaluate, find_sets
+from quadrieve_train.evaluation.sets import EvalSet, check_no_leak, read_paper_rows, read_set, training_queries
+from quadrieve_train.evaluation.statistics import paired_bootstrap
+from quadrieve_train.rows import Collection, Query
+
+
+def by_hand(ranking, gold):
+    """The metrics from their definitions."""
+
+    def ndcg(k):
+        gain = sum(1 / math.log2(place + 2) for place, doc in enumerate(ranking[:k]) if doc in gold)
+        return gain / sum(1 / math.log2(place + 2) for place in range(min(k, len(gold))))
+
+    first = next((place for place, doc in enumerate(ranking, start=1) if doc in gold), None)
+    return {
+        "ndcg@5": ndcg(5),
+        "ndcg@10": ndcg(10),
+        "mrr": 1 / first if first else 0.0,
+        "recall@5": len(set(ranking[:5]) & gold) / len(gold),
+        "recall@10": len(set(ranking[:10]) & gold) / len(gold),
+        "all@5": float(gold <= set(ranking[:5])),
+        "all@10": float(gold <= set(ranking[:10])),
+    }
+
+
+def test_metrics_equal_their_definitions_on_fifty_random_cases():
+    draw = random.Random(1)
+    docs = [f"d{i}" for i in range(30)]
+    rankings = [draw.sample(docs, draw.randrange(0, 30)) for _ in range(50)]
+    gold = [set(draw.sample(docs, draw.randrange(1, 8))) for _ in range(50)]
+    found = retrieval_metrics(rankings, [sorted(some) for some in gold])
+    for i in range(50):
+        expected = by_hand(rankings[i], gold[i])
+        assert {name: values[i] for name, values in found.items()} == pytest.approx(expected)
+
+
+def test_answers_are_judged_as_squad_and_rouge_do():
+    assert exact_match("the Eiffel Tower!", ["Paris", "Eiffel tower"]) == 1
+    assert exact_match("in Paris", ["Paris"]) == 0
+    assert token_f1("red blue", ["red green"]) == 0.5
+    assert rouge_l("police killed the gunman", ["police kill the gunman"]) == 0.75
+
+
+@st.composite
+def conversations(draw):
+    turns = draw(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9)), min_size=1, max_size=12, unique=True))
+    queries = tuple(
+        Query(f"q{i}", "tea milk", (), (), "test", (), who, turn)
+        for i, (who, turn) in enumerate(
+            draw(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 10)), min_size=1))
+        )
+    )
+    ids = tuple(f"{who}{turn}" for who, turn in turns)
+    return EvalSet(
+        "talk",
+        "chat",
+        Collection("talk", ids, ("tea and milk",) * len(ids), ("",) * len(ids), tuple(turns), queries),
+        queries,
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(conversations())
+def test_nobody_is_shown_the_future_or_another_conversation(evaluated):
+    place = dict(zip(evaluated.collection.ids, evaluated.collection.places, strict=True))
+    for rank in (systems.recency, systems.at_random, systems.dense(Constant())):
+        for query, ranking in zip(evaluated.queries, rank(evaluated), strict=True):
+            earlier = {i for i, (who, turn) in place.items() if who == query.conversation and turn < query.turn}
+            assert set(ranking) == earlier
+
+
+class Constant:
+    """Gives every text the same vector."""
+
+    def embed_keys(self, texts):
+        return np.ones((len(texts), 1), dtype=np.float32)
+
+    embed_queries = embed_keys
+
+
+def test_a_training_query_is_refused_unless_it_asks_about_other_texts(collection_folder):
+    evaluated = read_set(collection_folder, task="qa", split="dev")
+    check_no_leak(evaluated, training_queries(evaluated.collection), "farm")
+    asked = evaluated.queries[0]
+    text = evaluated.collection.texts[evaluated.collection.ids.index(asked.positives[0])]
+    check_no_leak(evaluated, [(asked.text, ["Another text."])], "rows")
+    for positives in ([text], []):
+        with pytest.raises(LeakError, match="'q0-dev' of farm is in the training rows of rows"):
+            check_no_leak(evaluated, [(asked.text.upper(), positives)], "rows")
+
+
+def test_intervals_hold_the_difference():
+    better = paired_bootstrap([0.9, 0.8, 0.7, 0.9] * 10, [0.5, 0.5, 0.4, 0.6] * 10)
+    assert better.low < better.mean < better.high
+    assert better.significant
+    assert not paired_bootstrap([1.0, 0.0] * 10, [0.0, 1.0] * 10).significant
+    with pytest.raises(InputError, match="as many values on both sides"):
+        paired_bootstrap([1.0], [])
+
+
+def test_rows_of_the_paper_are_a_set(tmp_path):
+    rows = [
+        {"query": "Hi", "history": ["a", "b"], "answers": ["Hello"], "task": "chat", "query_id": 1},
+        {"query": "Ho", "history": ["a", "c"], "answers": ["Hey"], "task": "chat", "query_id": 2},
+    ]
+    (tmp_path / "msc.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluated = read_paper_rows(tmp_path / "msc.jsonl")
+    texts = evaluated.collection.texts
+    assert [[texts[i] for i in evaluated.visible(query)] for query in evaluated.queries] == [["a", "b"], ["a", "c"]]
+
+
+def test_a_set_is_measured_reported_and_compared(collection_folder, tmp_path):
+    (collection_folder / "info.json").write_text('{"role": "knowledge"}')
+    (evaluated,) = find_sets(collection_folder.parent, ["farm"], split="dev", queries=None)
+    report = evaluate("minilm", [evaluated], cache=tmp_path / "cache")
+    found = report["sets"]["farm"]["systems"]
+    assert {"minilm", "hybrid", "BM25", "random"} <= set(found)
+    assert found["minilm"]["ndcg@10"]["mean"] > found["random"]["ndcg@10"]["mean"]
+    again = evaluate("minilm", [evaluated], cache=tmp_path / "cache")
+    assert again["sets"]["farm"]["systems"] == found
+    assert "| minilm |" in to_markdown(report)
+    assert "| farm | ndcg@10 |" in compare(report, again)
+    write_picture(report, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+    with pytest.raises(InputError, match="has no set 'sealtool'; it has farm"):
+        find_sets(collection_folder.parent, ["sealtool"], split="dev", queries=None)

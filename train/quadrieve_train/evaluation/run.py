@@ -1,0 +1,178 @@
+"""An evaluation from models and folders to a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from quadrieve import Embedder, Role
+from quadrieve.errors import InputError
+
+from ..lm import LanguageModel
+from ..recipes import Recipe
+from ..rewards import RewardStore
+from ..rows import content_hash, read_collection, read_rows
+from . import systems as ways
+from .cache import CachedView, VectorCache
+from .metrics import retrieval_metrics
+from .reading import SHOWN, Reader
+from .report import Report, summarise
+from .sets import EvalSet, check_no_leak, read_paper_rows, read_set, row_queries, training_queries
+
+
+def find_sets(data: Path, names: Sequence[str] | None, *, split: str, queries: int | None) -> list[EvalSet]:
+    """The sets of a folder: subfolders with `queries.jsonl`, and files of the paper's rows.
+
+    Raises:
+        InputError: If a named set is not there, or there is none.
+    """
+    there = {path.parent.name: path.parent for path in sorted(data.glob("*/queries.jsonl"))}
+    there |= {path.name: path for path in sorted(data.glob("*.jsonl"))}
+    unknown = [name for name in names or () if name not in there]
+    if unknown or not there:
+        raise InputError(
+            f"{data} has no set {unknown[0]!r}; it has {', '.join(there) or 'none'}."
+            if unknown
+            else f"{data} has no sets: expected folders with corpus.jsonl and queries.jsonl, or .jsonl files of rows."
+        )
+    chosen = [there[name] for name in names or there]
+    return [
+        read_paper_rows(path, queries=queries) if path.is_file() else read_set(path, split=split, queries=queries)
+        for path in chosen
+    ]
+
+
+def evaluate(
+    model: str,
+    sets: Sequence[EvalSet],
+    *,
+    cache: Path,
+    others: Sequence[str] = (),
+    data: Path | None = None,
+    lm: LanguageModel | None = None,
+    lm_queries: int | None = 50,
+    rows: Path | None = None,
+    progress: bool = False,
+) -> Report:
+    """Measure a model on sets, beside what needs no model, its starting weights, its hybrid, and other models.
+
+    Args:
+        model: As `Embedder.load` takes it.
+        sets: What it is measured on.
+        cache: Folder in which vectors and the language model's scores are kept.
+        others: Further models.
+        data: Folder of the collections that a trained model's recipe names, to check that no query was trained on.
+        lm: Reads what was found; None measures retrieval only.
+        lm_queries: The language model reads for the first that many queries of a set.
+        rows: A file of training rows that no query may be in.
+        progress: Show progress on stderr.
+
+    Raises:
+        LeakError: If a query was trained on.
+    """
+    main = Embedder.load(model)
+    start = _check_training(main, sets, data, rows)
+    named = {main.name: main}
+    if start is not None:
+        named["start: " + start.name] = start
+    for other in others:
+        loaded = Embedder.load(other)
+        _check_training(loaded, sets, data, None)
+        named[loaded.name if loaded.name not in named else str(other)] = loaded
+    vectors, store = VectorCache(cache), RewardStore(cache / "lm")
+    reader = Reader(lm, store) if lm is not None else None
+    report: Report = {"model": main.name, "weights": main.view("qa").fingerprint, "lm": getattr(lm, "revision", None)}
+    report["sets"] = {}
+    try:
+        for evaluated in tqdm(sets, desc="Sets", disable=not progress):
+            began = time.perf_counter()
+            compared: dict[str, ways.System] = {}
+            for name, embedder in named.items():
+                compared[name] = ways.dense(CachedView(embedder.view(evaluated.task), vectors, progress=progress))
+            compared["hybrid"] = ways.hybrid(CachedView(main.view(evaluated.task), vectors))
+            compared["BM25"] = ways.bm25
+            if evaluated.role is Role.MEMORY:
+                compared["recency"] = ways.recency
+            compared["random"] = ways.at_random
+            rankings: dict[str, ways.Rankings | None] = {name: rank(evaluated) for name, rank in compared.items()}
+            rankings["nothing"] = None
+            values = {name: _retrieval(evaluated, found) for name, found in rankings.items()}
+            if reader is not None:
+                for name, found in tqdm(rankings.items(), desc=evaluated.name, disable=not progress):
+                    values[name] |= _reading(reader, evaluated, found, lm_queries)
+            report["sets"][evaluated.name] = {
+                "role": evaluated.role.value,
+                "queries": len(evaluated.queries),
+                "content": content_hash([[query.id, query.text] for query in evaluated.queries]),
+                "seconds": round(time.perf_counter() - began, 2),
+                "systems": summarise({name: found for name, found in values.items() if found}, main.name),
+            }
+    finally:
+        vectors.close()
+        store.close()
+    return report
+
+
+def _retrieval(evaluated: EvalSet, rankings: ways.Rankings | None) -> dict[str, list[float]]:
+    gold = [query.positives for query in evaluated.queries]
+    if rankings is None or not any(gold):
+        return {}
+    metrics: dict[str, list[float]] = retrieval_metrics(rankings, gold)
+    unseen = [bool(query.meta.get("unseen_tools")) for query in evaluated.queries if query.positives]
+    if evaluated.role is Role.TOOL and any(unseen) and not all(unseen):
+        for kind, wanted in (("seen", False), ("unseen", True)):
+            pairs = zip(metrics["ndcg@5"], unseen, strict=True)
+            metrics[f"ndcg@5 {kind}"] = [value for value, is_unseen in pairs if is_unseen is wanted]
+    return metrics
+
+
+def _reading(
+    reader: Reader, evaluated: EvalSet, rankings: ways.Rankings | None, limit: int | None
+) -> dict[str, list[float]]:
+    """What the language model makes of the first texts; of examples by task too, and with the query's own task only."""
+    queries = evaluated.queries[:limit]
+    part = EvalSet(evaluated.name, evaluated.task, evaluated.collection, queries)
+    found: dict[str, list[float]] = {}
+    for shown in SHOWN[evaluated.role]:
+        suffix = f"@{shown}" if len(SHOWN[evaluated.role]) > 1 else ""
+        read = reader.read(part, rankings, shown)
+        found |= {name + suffix: values for name, values in read.items()}
+    if evaluated.role is Role.EXAMPLE:
+        (shown,) = SHOWN[Role.EXAMPLE]
+        for task in sorted({str(query.meta["task"]) for query in queries if "task" in query.meta}):
+            chosen = [i for i, query in enumerate(queries) if query.meta.get("task") == task]
+            own = EvalSet(part.name, part.task, part.collection, tuple(queries[i] for i in chosen))
+            some = None if rankings is None else [rankings[i] for i in chosen]
+            read = reader.read(own, some, shown)
+            found |= {f"{name} {task}": values for name, values in read.items() if name != "nll"}
+        task_of = evaluated.collection.tasks
+        if rankings is not None and task_of:
+            read = reader.read(part, ways.within_task(rankings[: len(queries)], part, task_of), shown)
+            found |= {f"{name} within task": values for name, values in read.items()}
+    return found
+
+
+def _check_training(
+    embedder: Embedder, sets: Sequence[EvalSet], data: Path | None, rows: Path | None
+) -> Embedder | None:
+    """Check that nothing measured was trained on; the starting weights, where the model tells them."""
+    if rows is not None:
+        dataset: Any = read_rows(rows)
+        for evaluated in sets:
+            check_no_leak(evaluated, row_queries(dataset), str(rows))
+    recipe_file = embedder.checkpoint.folder / "recipe.yaml"
+    if not recipe_file.is_file():
+        return None
+    recipe = Recipe.load(recipe_file)
+    for source in dict.fromkeys(source for task in recipe.tasks.values() for source in task.sources):
+        place = (data or Path()) / source
+        for evaluated in sets:
+            if place.is_dir():
+                check_no_leak(evaluated, training_queries(read_collection(place)), source)
+            elif place.is_file():
+                check_no_leak(evaluated, row_queries(read_rows(place)), source)
+    return Embedder.load(recipe.model, revision=recipe.revision)
