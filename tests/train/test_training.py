@@ -11,13 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
 
-from quadrieve import Embedder
+from quadrieve import Embedder, checkpoint
 from quadrieve.errors import InputError, StoreError
-from quadrieve_train import Recipe, SelfPacedSchedule, mine, pipeline, read_collection
+from quadrieve_train import MultiTaskTrainer, Recipe, SelfPacedSchedule, mine, pipeline, read_collection
+from quadrieve_train.dev import DevSet
+from quadrieve_train.encoder import BiEncoder
 from quadrieve_train.errors import DivergedError, StoppedError
-from quadrieve_train.monitors import FlatEmbeddingsWarning
+from quadrieve_train.losses import Temperature
+from quadrieve_train.monitors import FlatEmbeddingsWarning, ForgettingWarning, InterferenceWarning, RewardHackingWarning
 from quadrieve_train.rows import as_row, write_rows
+from quadrieve_train.trainer import training_arguments
 
 
 @pytest.fixture
@@ -190,6 +195,43 @@ def test_a_monitor_that_may_stop_the_run_does_and_saves(data, recipe_of):
     with pytest.warns(FlatEmbeddingsWarning, match="mean cosine"), pytest.raises(StoppedError, match="flat_embeddings"):
         pipeline.train(recipe, data, data / "model", use_cpu=True)
     assert pipeline.last_checkpoint(data / "model.work" / "checkpoints").name == "checkpoint-1"
+
+
+def test_a_run_that_unlearns_what_it_knew_is_warned_of_forgetting(data, recipe_of):
+    with pytest.warns(ForgettingWarning, match="NDCG fell from"):
+        pipeline.train(recipe_of(learning_rate=0.3), data, data / "model", use_cpu=True)
+
+
+def test_tasks_that_want_opposite_things_of_the_same_texts_are_warned_of_interference(data, recipe_of):
+    rows = [as_row(row) for row in pipeline.read_rows(data / "qa.jsonl")]
+    backwards = [replace(row, task="tool", rewards=tuple(-reward for reward in row.rewards)) for row in rows]
+    write_rows(backwards, data / "tool.jsonl")
+    tasks = {task: {"sources": [f"{task}.jsonl"], "dev": "farm"} for task in ("qa", "tool")}
+    with pytest.warns(InterferenceWarning, match="tool/qa: gradients have a cosine of -"):
+        pipeline.train(recipe_of(tasks=tasks, prefixes="none", tau_reward=0.1), data, data / "model", use_cpu=True)
+
+
+def test_a_run_whose_rewards_rise_while_answers_get_worse_is_warned_of_reward_hacking(data, recipe_of, tiny_encoder):
+    rows = [as_row(row) for row in pipeline.read_rows(data / "qa.jsonl")]
+    hacked = tuple(replace(row, qualities=tuple(1 - reward for reward in row.rewards)) for row in rows)
+    dev = replace(DevSet.from_collection(read_collection(data / "farm"), "qa"), rewarded=hacked)
+    tasks = {"qa": {"sources": ["qa.jsonl"], "losses": {"graded": 1.0}}}
+    recipe = recipe_of(tasks=tasks, steps=12, batch_size=8, learning_rate=5e-3, dropout=0.0, tau_reward=0.1)
+    start = checkpoint.find(tiny_encoder)
+    trainer = MultiTaskTrainer(
+        BiEncoder.load(start, Temperature(recipe.tau), dropout=recipe.dropout),
+        AutoTokenizer.from_pretrained(start.folder),
+        {"qa": pipeline.read_rows(data / "qa.jsonl")},
+        recipe,
+        training_arguments(recipe, data / "checkpoints", use_cpu=True),
+        dev={"qa": dev},
+    )
+    before = trainer.evaluate()
+    trainer.train()
+    with pytest.warns(RewardHackingWarning, match="the reward rose by"):
+        after = trainer.evaluate()
+    assert after["eval_qa_reward"] > before["eval_qa_reward"] + 0.05
+    assert after["eval_qa_quality"] < before["eval_qa_quality"]
 
 
 @pytest.mark.parametrize("batching", ["heterogeneous", "mixed"])

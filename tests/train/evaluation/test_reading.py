@@ -1,0 +1,28 @@
+"""What the language model is asked equals what it would be asked by hand."""
+
+import math
+
+import pytest
+import torch
+
+from quadrieve_train.evaluation.reading import Reader, prompt_for
+from quadrieve_train.evaluation.sets import EvalSet
+from quadrieve_train.rewards import RewardStore
+from quadrieve_train.rows import Collection, Query
+
+
+def test_perplexity_is_the_models_own_loss(lm, tmp_path):
+    query = Query("q", "Do you like tea?", ("I like tea with milk.",), (), "test", (), "c", 2)
+    conversation = Collection("talk", ("a",), ("We talked of drinks.",), ("",), (("c", 0),), (query,))
+    evaluated = EvalSet("talk", "chat", conversation, (query,))
+    with RewardStore(tmp_path) as store:
+        reader = Reader(lm, store)
+        (nll,) = reader.read(evaluated, [["a"]], 1)["nll"]
+        assert reader.read(evaluated, [["a"]], 1)["nll"] == [nll]
+    prompt = lm.chat(prompt_for(evaluated.role, query, ["We talked of drinks."]))
+    head = lm.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+    tail = lm.tokenizer(prompt.text + query.answers[0], add_special_tokens=False)["input_ids"][len(head) :]
+    labels = torch.tensor([[-100] * len(head) + tail])
+    with torch.inference_mode():
+        loss = lm.model(input_ids=torch.tensor([head + tail]), labels=labels).loss.item()
+    assert math.exp(nll) == pytest.approx(math.exp(loss), rel=1e-3)
