@@ -1,5 +1,7 @@
 """Recipes: what YAML becomes, and how mistakes in it are told."""
 
+from pathlib import Path
+
 import pytest
 
 from quadrieve.errors import InputError
@@ -16,6 +18,13 @@ def test_the_recipes_of_the_package_are_read_and_written_back(tmp_path, name):
     path.write_text(recipe.to_yaml())
     assert Recipe.load(path) == recipe
     assert {"qa", "chat", "icl", "tool"} <= set(recipe.tasks)
+
+
+def test_the_recipe_of_the_readme_is_one(tmp_path):
+    readme = (Path(__file__).parents[2] / "train" / "README.md").read_text()
+    path = tmp_path / "my.yaml"
+    path.write_text(readme.split("```yaml\n")[1].split("```")[0])
+    assert Recipe.load(path).tasks["qa"].losses == {"graded": 1.0, "contrastive": 0.5}
 
 
 def test_defaults_fill_what_a_recipe_leaves_out():

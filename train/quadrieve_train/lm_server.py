@@ -16,7 +16,7 @@ class ServerLM:
 
     Outputs are scored by echoing prompt and output with log-probabilities (`echo`, `logprobs`), which vLLM and other
     servers of the completions interface answer; a server's prefix cache then runs the prompt once. Prompts are sent
-    as text, so chat templates are the server's business and `chat` leaves prompts as they are.
+    as text, and servers put no chat template around completions: `chat` leaves prompts as they are.
 
     Args:
         url: Of the server, `http://host:8000` or `http://host:8000/v1`.
