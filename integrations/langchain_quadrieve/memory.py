@@ -40,6 +40,7 @@ class Recollection(TypedDict):
         at: When, in ISO 8601.
         source: Who said it: `conversation`, or `assistant` where the model chose to keep it.
         score: The store's measure of how near it is; None where it has none.
+        why: Which ranker found it at which rank, where the store says so.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Recollection(TypedDict):
     at: str
     source: str
     score: float | None
+    why: Mapping[str, Any]
 
 
 class MemoryState(AgentState[Any]):
@@ -178,11 +180,19 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
                 await store.aput(namespace, key, _value(text, "conversation"), index=["text"], ttl=self.ttl)
         return _written(state)
 
-    def _place(self, runtime: Runtime[Any] | ToolRuntime[Any, Any]) -> tuple[BaseStore, tuple[str, ...]]:
-        """The store and the user's namespace in it.
+    def namespace_of(self, user: str | Sequence[str]) -> tuple[str, ...]:
+        """Where in the store a user's memories lie.
 
         One label names the user however many levels there are, so that no user's namespace lies within another's.
+
+        Example:
+            >>> MemoryMiddleware().namespace_of(("acme", "j.doe"))
+            ('memories', 'acme/j%2Edoe')
         """
+        return (*self.namespace, "/".join(map(_label, check_namespace(user))))
+
+    def _place(self, runtime: Runtime[Any] | ToolRuntime[Any, Any]) -> tuple[BaseStore, tuple[str, ...]]:
+        """The store and the user's namespace in it."""
         store = self.store or runtime.store
         if store is None:
             raise InputError("MemoryMiddleware has no store; pass one to it, or to create_agent(…, store=…).")
@@ -195,7 +205,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
             user = getattr(context, self.user, None)
         if not user:
             raise InputError(f"The runtime context names no user; invoke the agent with context={{{self.user!r}: …}}.")
-        return store, (*self.namespace, "/".join(map(_label, check_namespace(user))))
+        return store, self.namespace_of(user)
 
     def _limit(self, state: MemoryState) -> int:
         """So many that k are left when those that the prompt holds anyway are left out."""
@@ -303,6 +313,7 @@ def _recollection(item: SearchItem) -> Recollection:
         at=str(value.get("at", item.created_at.isoformat(timespec="seconds"))),
         source=str(value.get("source", "unknown")),
         score=item.score,
+        why=dict(getattr(item, "why", {})),
     )
 
 

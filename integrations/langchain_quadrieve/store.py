@@ -27,7 +27,7 @@ from langgraph.store.base import (
     get_text_at_path,
 )
 
-from quadrieve import EmbedderLike, Index, Record, Role
+from quadrieve import EmbedderLike, Hit, Index, Record, Role
 from quadrieve.embedder import Vectors
 from quadrieve.index.filters import Filter, all_of, own
 from quadrieve.index.location import Location
@@ -38,6 +38,16 @@ from .item_filter import matches
 from .store_ops import fits, read_ops
 
 _NEVER = 1e18
+
+
+class FoundItem(SearchItem):
+    """A found item that also says which ranker found it at which rank, in `why`; empty where nothing was ranked."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.why: Mapping[str, Any] = {}
 
 
 class QuadrieveStore(BaseStore):
@@ -185,13 +195,13 @@ class QuadrieveStore(BaseStore):
         if isinstance(op, SearchOp):
             ranked = self._search(op, queries.get(op.query or ""))
             self._refresh(op, [record for record, _ in ranked])
-            return [_search_item(record, score) for record, score in ranked]
+            return [_found_item(record, hit) for record, hit in ranked]
         return self._list_namespaces(op) if isinstance(op, ListNamespacesOp) else None
 
-    def _search(self, op: SearchOp, query: Vectors | None) -> list[tuple[Record, float | None]]:
-        """The items that match, with their scores: first those found by meaning, then those that have none."""
+    def _search(self, op: SearchOp, query: Vectors | None) -> list[tuple[Record, Hit | None]]:
+        """The items that match: first those found by meaning, with their hits, then those that have none."""
         end = op.offset + op.limit
-        ranked: list[tuple[Record, float | None]] = [] if query is None else list(self._ranked(op, query, end))
+        ranked: list[tuple[Record, Hit | None]] = [] if query is None else list(self._ranked(op, query, end))
         if len(ranked) < end:
             rest = None if query is None else own("searched", "$eq", False)
             ranked += [(record, None) for record in self._newest(op, rest)]
@@ -204,7 +214,7 @@ class QuadrieveStore(BaseStore):
         found.sort(key=lambda record: record.payload["updated_at"], reverse=True)
         return found
 
-    def _ranked(self, op: SearchOp, query: Vectors, n: int) -> Iterator[tuple[Record, float]]:
+    def _ranked(self, op: SearchOp, query: Vectors, n: int) -> Iterator[tuple[Record, Hit]]:
         """The first n items by their best text; looks further down the ranking until it has them or its end."""
         seen: dict[str, Record | None] = {}
         k = 2 * n + 16
@@ -221,7 +231,7 @@ class QuadrieveStore(BaseStore):
                 record = seen[id] = records.get(id)
                 if record and self._answers(record, op):
                     found += 1
-                    yield record, hit.score
+                    yield record, hit
                     if found == n:
                         return
             if len(hits) < k:
@@ -315,9 +325,12 @@ def _item(record: Record) -> Item:
     )
 
 
-def _search_item(record: Record, score: float | None) -> SearchItem:
+def _found_item(record: Record, hit: Hit | None) -> SearchItem:
     item = _item(record)
-    return SearchItem(item.namespace, item.key, item.value, item.created_at, item.updated_at, score)
+    found = FoundItem(item.namespace, item.key, item.value, item.created_at, item.updated_at)
+    if hit is not None:
+        found.score, found.why = hit.score, hit.why
+    return found
 
 
 def _sweep_regularly(store: weakref.ref[QuadrieveStore], closed: threading.Event, seconds: float) -> None:

@@ -53,6 +53,7 @@ def test_what_one_conversation_said_helps_the_next(scripted, store):
     assert memory["at"].startswith("20")
     assert model.prompts[-1][0].text.startswith("Be kind.\n\n")
     assert [one["text"] for one in result["recalled"]] == [memory["text"]]
+    assert result["recalled"][0]["why"] == {"dense": 1}
 
 
 async def test_the_asynchronous_agent_does_the_same(scripted, store):
