@@ -1,9 +1,12 @@
 """What the LlamaIndex tests stand on: the packaged weights, as they are and with a prefix for each role and side."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from tests.core.conftest import HashingEmbedder
 
 from quadrieve import Embedder, KnowledgeBase, tasks
 
@@ -14,6 +17,21 @@ PASSAGES = {
     "soup": "A good onion soup needs butter, patience and a bay leaf.",
     "moon": "The moon causes the tides of the sea.",
 }
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Encode single sentences on one core: two that wait for each other are far slower beside a busy neighbour."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def hashing() -> HashingEmbedder:
+    """Where meaning does not matter: texts that share words are near each other."""
+    return HashingEmbedder()
 
 
 @pytest.fixture(scope="session")

@@ -238,3 +238,10 @@ def test_an_index_of_passages_and_objects_finds_both(embedder: Embedder, embeddi
     retriever = index.as_retriever(similarity_top_k=1)
     assert retriever.retrieve("balloons")[0].node_id == "hidden"
     assert retriever.retrieve("a criminal family")[0].node_id == "godfather"
+
+
+def test_a_hybrid_query_ranks_by_words_too(store: QuadrieveVectorStore, ask: Ask) -> None:
+    """ChromaVectorStore answers it as if only meaning had been asked for."""
+    store.add([TextNode(id_=f"error{n}", text=f"Error E-{n}: the pump has stopped.") for n in range(41, 49)])
+    for mode in (VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE):
+        assert ask("E-47", k=1, mode=mode).ids == ["error47"]
