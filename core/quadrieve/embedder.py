@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -533,7 +532,7 @@ def _choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def _read_model(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
-    with _quiet_loading():
+    with checkpoints.quiet_loading():
         try:
             tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
             model = AutoModel.from_pretrained(
@@ -543,19 +542,3 @@ def _read_model(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Any]:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"{str(checkpoint.folder)!r} cannot be loaded as a text encoder: {reason}") from error
     return tokenizer, model
-
-
-@contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Keep transformers' progress bar and its table of unused weights out of people's output."""
-    from transformers.utils import logging
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()

@@ -112,7 +112,8 @@ def example(embedder: Embedder, reader: Reader, *, every: bool) -> Iterator[Case
             lines = "".join(f"{case.input} => {case.output}\n" for case in shown)
 
             def most_likely(prompt: str, among: Sequence[str] = labels) -> str:
-                return max(among, key=lambda label: reader.log_likelihood(prompt, f" {label}"))
+                likely = reader.log_likelihoods(prompt, [f" {label}" for label in among])
+                return among[likely.index(max(likely))]
 
             said = most_likely(f"{row['task']}\n{lines}{row['input']} =>")
             yield Case(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from quadrieve.checkpoint import packaged_lm
+from quadrieve.checkpoint import quiet_loading
 from quadrieve.errors import ModelError
+from quadrieve.packaged_lm import unpacked_lm
 
 Message = Mapping[str, str]
 
@@ -37,34 +36,25 @@ class Reader:
         Raises:
             ModelError: If it cannot be found or read.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-        from transformers.utils import logging
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
-        dtype = _fast_dtype()
-        place: str | Path = model or packaged_lm().parent
-        options: dict[str, Any] = {"trust_remote_code": False}
-        loading: dict[str, Any] = {"dtype": dtype}
-        if model is None:
-            options["gguf_file"] = packaged_lm().name
-            loading["quantization_config"] = GgufConfig(dequantize=True)
-        else:
-            loading["use_safetensors"] = True
+        place: str | Path = model or unpacked_lm()
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader's own progress bar
-                tokenizer = AutoTokenizer.from_pretrained(place, **options)
-                weights = AutoModelForCausalLM.from_pretrained(place, **options, **loading)
+            with quiet_loading():
+                tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+                weights = AutoModelForCausalLM.from_pretrained(
+                    place, dtype=_fast_dtype(), use_safetensors=True, trust_remote_code=False
+                )
         except (OSError, ValueError) as error:
             raise ModelError(f"No language model {model!r}: {str(error).strip().splitlines()[0]}") from error
         return cls(tokenizer, weights.eval())
 
-    def reply(self, messages: Sequence[Message], max_tokens: int = 40) -> str:
+    def reply(self, messages: Sequence[Message], max_tokens: int = 24) -> str:
         """What the model says next in a chat."""
         prompt = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
         return self.complete(prompt, max_tokens=max_tokens)
 
-    def complete(self, prompt: str, *, max_tokens: int = 40, stop: str | None = None) -> str:
+    def complete(self, prompt: str, *, max_tokens: int = 24, stop: str | None = None) -> str:
         """What the model writes after a text, up to and without `stop`."""
         import torch
 
@@ -79,15 +69,25 @@ class Reader:
 
     def log_likelihood(self, prompt: str, text: str) -> float:
         """Mean log-likelihood of a text's tokens behind a prompt, in nats, at most 0."""
+        return self.log_likelihoods(prompt, [text])[0]
+
+    def log_likelihoods(self, prompt: str, texts: Sequence[str]) -> list[float]:
+        """The same of several texts; the prompt is read once."""
         import torch
 
-        before, after = (
-            self.tokenizer(part, return_tensors="pt", add_special_tokens=False)["input_ids"] for part in (prompt, text)
-        )
+        def ids(text: str) -> torch.Tensor:
+            read: torch.Tensor = self.tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+            return read
+
+        before, likely = ids(prompt), []
         with torch.inference_mode():
-            logits = self.model(torch.cat([before, after], dim=1), logits_to_keep=after.shape[1] + 1).logits
-        likely = logits[0, :-1].float().log_softmax(dim=-1).gather(1, after[0][:, None])
-        return float(likely.mean())
+            read = self.model(before, use_cache=True, logits_to_keep=1)
+            for after in map(ids, texts):
+                behind = self.model(after, past_key_values=read.past_key_values, use_cache=True).logits
+                logits = torch.cat([read.logits, behind[:, :-1]], dim=1)[0].float().log_softmax(dim=-1)
+                likely.append(float(logits.gather(1, after[0][:, None]).mean()))
+                read.past_key_values.crop(-after.shape[1])
+        return likely
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as this model reads it."""

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from quadrieve.checkpoint import Checkpoint
+from quadrieve.checkpoint import Checkpoint, quiet_loading
 from quadrieve.embedder import pool
 from quadrieve.errors import InputError, ModelError
 
-from .lm import quiet_loading
 from .losses import Temperature
 
 Features = Mapping[str, Tensor]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from quadrieve.checkpoint import PACKAGED_LM_SHA256, packaged_lm
+from quadrieve.checkpoint import quiet_loading
 from quadrieve.errors import InputError, ModelError
+from quadrieve.packaged_lm import SHA256, unpacked_lm
 
 if TYPE_CHECKING:
     import torch
@@ -491,8 +490,7 @@ def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
 def _find(model: str | os.PathLike[str] | None, gguf_file: str | None) -> tuple[str, str | None, str, str | None]:
     """Place, GGUF file, name and, where the files are here, a hash that names the weights."""
     if model is None or str(model) == PACKAGED_NAME:
-        file = packaged_lm()
-        return str(file.parent), file.name, PACKAGED_NAME, PACKAGED_LM_SHA256
+        return str(unpacked_lm()), None, PACKAGED_NAME, SHA256
     place = Path(os.fspath(model)).expanduser()
     if place.suffix == ".gguf" and place.is_file():
         return str(place.parent), place.name, place.stem, _hash_files([place])
@@ -540,20 +538,3 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
         raise InputError(f"Unknown dtype {dtype!r}; expected 'auto', 'float32', 'bfloat16' or 'float16'.")
     chosen: torch.dtype = getattr(torch, dtype)
     return chosen
-
-
-@contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep the progress bars of loading out of people's output."""
-    from transformers.utils import logging
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # the bar of GGUF files knows no switch
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
