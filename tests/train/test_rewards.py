@@ -172,10 +172,10 @@ def test_the_claims_of_a_killed_process_are_free_again(tmp_path):
 
 
 def test_labelling_killed_half_way_goes_on_with_nothing_scored_twice(tiny_lm, tmp_path):
-    rows = tmp_path / "rows.jsonl"
+    count, rows = 128, tmp_path / "rows.jsonl"  # eight groups: enough time to be killed between two
     many = [
         Row("icl", f"{i} + 1", (f"{i} + 2\n{i + 2}",), ("x\ny",), str(i), (str(i + 1),), ("7", "9", str(i + 1)))
-        for i in range(32)
+        for i in range(count)
     ]
     rows.write_text("".join(row.to_json() + "\n" for row in many))
     command = [sys.executable, "-m", "quadrieve_train", "label", rows, "--out", tmp_path / "out.jsonl", "--no-chat"]
@@ -194,11 +194,11 @@ def test_labelling_killed_half_way_goes_on_with_nothing_scored_twice(tiny_lm, tm
     with RewardStore(tmp_path / "store") as store:
         done = len(store)
         before = {record["query"]: record["scores"] for record in store.dataset() if record["candidate"] is None}
-    assert 40 <= done < 32 * 3
+    assert 40 <= done < count * 3
     finished = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-    assert json.loads(finished.stdout)["health"]["rows"] == 32
+    assert json.loads(finished.stdout)["health"]["rows"] == count
     with RewardStore(tmp_path / "store") as store:
-        assert len(store) == 32 * 3
+        assert len(store) == count * 3
         after = {record["query"]: record["scores"] for record in store.dataset() if record["candidate"] is None}
     assert all(after[query] == scores for query, scores in before.items())
 
