@@ -14,7 +14,7 @@ from quadrieve_train.monitors import (
     TrainingWarning,
     effective_rank,
 )
-from quadrieve_train.rows import Row, read_collection
+from quadrieve_train.rows import Collection, Query, Row, read_collection
 
 
 def figures(**values):
@@ -103,6 +103,26 @@ def test_a_dev_set_measures_rank_reward_and_quality_of_what_comes_first(collecti
     assert (found.reward, found.quality) in [(1.0, 0.9), (-1.0, 0.1)]
     perfect = dev.measure(lambda texts, side: np.eye(64, dtype=np.float32)[[_place(dev, t, side) for t in texts]])
     assert perfect.ndcg == 1
+
+
+def test_a_dev_set_of_memories_takes_candidates_of_its_own_conversations_and_shows_each_query_what_came_before():
+    places = tuple((name, turn) for name in ("ada", "bob", "eve") for turn in range(10))
+    ids = tuple(f"{name}{turn}" for name, turn in places)
+    queries = tuple(
+        Query(f"q-{name}", "?", (), (f"{name}3",), "dev", (), name, turn) for name, turn in (("ada", 6), ("bob", 9))
+    )
+    talk = Collection("talk", ids, ids, ("",) * 30, places, queries)
+    whole, part = DevSet.from_collection(talk, "chat"), DevSet.from_collection(talk, "chat", keys=8)
+    assert whole.keys == ids[:20]
+    assert len(part.keys) == 8
+    for dev, seen in ((whole, [6, 9]), (part, None)):
+        for query, visible, positives in zip(queries, dev.visible, dev.positives, strict=True):
+            shown = [dev.keys[i] for i in visible]
+            assert {key[:3] for key in shown} == {query.conversation}
+            assert all(int(key[3:]) < query.turn for key in shown)
+            assert [dev.keys[i] for i in positives] == list(query.positives)
+            assert set(positives) <= set(visible)
+        assert seen is None or [len(visible) for visible in dev.visible] == seen
 
 
 def _place(dev, text, side):

@@ -60,7 +60,7 @@ class DevSet:
             task: Name of the task.
             split: Which queries.
             queries: That many, drawn at random.
-            keys: Candidates: all positives, filled up at random. Conversations are kept whole.
+            keys: Candidates: all positives, filled up at random, where there are conversations from those asked in.
             seed: Of the draws.
             rewarded: Labelled rows.
 
@@ -76,13 +76,13 @@ class DevSet:
             chosen = [chosen[i] for i in sorted(draw.sample(range(len(chosen)), queries))]
         index = {identity: i for i, identity in enumerate(collection.ids)}
         needed = {index[identity] for query in chosen for identity in query.positives}
+        pool = list(range(len(collection.ids)))
         if places is not None:
             conversations = {query.conversation for query in chosen}
-            kept = [i for i, (conversation, _) in enumerate(places) if conversation in conversations]
-        elif keys is None or keys >= len(collection.ids):
-            kept = list(range(len(collection.ids)))
-        else:
-            others = [i for i in range(len(collection.ids)) if i not in needed]
+            pool = [i for i in pool if places[i][0] in conversations]
+        kept = pool
+        if keys is not None and keys < len(pool):
+            others = [i for i in pool if i not in needed]
             kept = sorted(needed | set(draw.sample(others, max(0, min(len(others), keys - len(needed))))))
         column = {i: number for number, i in enumerate(kept)}
         visible: list[tuple[int, ...] | None] = []
