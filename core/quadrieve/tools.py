@@ -287,7 +287,7 @@ class Toolbox(RoleStore):
                 return
             filter = own("permissions", "$in", open_to)
         seen = 0
-        n *= 4  # some are there already as what others require, and to encode the request again is dear
+        n *= 2  # some are there already as what others require, and to encode the request again is dear
         while True:
             hits = self.index.search(request, n, filter=filter, ids=ids, mode=mode)
             yield from hits[seen:]
