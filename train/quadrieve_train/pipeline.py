@@ -42,11 +42,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run left: the model's folder, and NDCG@10 on the dev set of each task before and after."""
+    """What a run left: the model's folder, NDCG@10 on each task's dev set before and after, and the log."""
 
     folder: Path
     before: dict[str, float]
     after: dict[str, float]
+    history: tuple[dict[str, float], ...] = ()
 
 
 def open_lm(name: str, *, device: str | None = None, max_length: int | None = None) -> LanguageModel:
@@ -132,7 +133,7 @@ def train(
         figures = {"before": before, "after": after}
         export(trained, tokenizer, start, recipe, out, figures=figures, data=numbers, health=_health(rows, recipe))
     state.wait_for_everyone()
-    return Trained(out, before, after)
+    return Trained(out, before, after, tuple(trainer.state.log_history))
 
 
 def prepare(

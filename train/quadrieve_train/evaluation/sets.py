@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from ..errors import LeakError
 from ..rows import Collection, Query, read_collection, read_rows
 
 Columns = NDArray[np.int64]
+_NO_ROWS: Columns = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,61 @@ class EvalSet:
         """The conversations that are asked about."""
         return frozenset(query.conversation for query in self.queries)
 
+    def scope(self, conversation: str | None) -> Columns:
+        """Rows of the corpus that belong to a conversation, or all where there are none."""
+        return self._scopes.get(conversation if self.collection.places is not None else None, _NO_ROWS)
+
     def visible(self, query: Query) -> Columns:
         """Rows of the corpus that a query may find: in a conversation, only what was said before it."""
-        places = self.collection.places
-        if places is None:
-            return np.arange(len(self.collection.ids), dtype=np.int64)
-        found = [
-            i
-            for i, (conversation, turn) in enumerate(places)
-            if conversation == query.conversation and (query.turn is None or turn < query.turn)
-        ]
-        return np.array(found, dtype=np.int64)
+        rows, places = self.scope(query.conversation), self.collection.places
+        if places is None or query.turn is None:
+            return rows
+        return np.array([i for i in rows if places[i][1] < query.turn], dtype=np.int64)
+
+    @cached_property
+    def _scopes(self) -> Mapping[str | None, Columns]:
+        if self.collection.places is None:
+            return {None: np.arange(len(self.collection.ids), dtype=np.int64)}
+        members: dict[str | None, list[int]] = {}
+        for i, (conversation, _) in enumerate(self.collection.places):
+            members.setdefault(conversation, []).append(i)
+        return {conversation: np.array(rows, dtype=np.int64) for conversation, rows in members.items()}
+
+
+def shrink(evaluated: EvalSet, queries: int | None, keys: int | None, seed: int = 13) -> EvalSet:
+    """A smaller set: queries drawn at random, over their positives and other texts drawn at random.
+
+    Conversations stay whole: they are taken one after the other until there are enough queries.
+
+    Args:
+        evaluated: The set.
+        queries: How many; None for all.
+        keys: How many texts, positives always among them; None for all.
+        seed: Of the draws.
+    """
+    collection = evaluated.collection
+    draw = random.Random(seed)  # noqa: S311 - a seeded draw
+    limit = len(evaluated.queries) if queries is None else min(queries, len(evaluated.queries))
+    if collection.places is not None:
+        by_conversation = sorted(evaluated.queries, key=lambda query: str(query.conversation))[:limit]
+        asked = {query.conversation for query in by_conversation}
+        chosen, kept = by_conversation, [i for i, place in enumerate(collection.places) if place[0] in asked]
+    else:
+        chosen = [evaluated.queries[i] for i in sorted(draw.sample(range(len(evaluated.queries)), limit))]
+        needed = {identity for query in chosen for identity in query.positives}
+        others = [i for i, identity in enumerate(collection.ids) if identity not in needed]
+        more = len(others) if keys is None else max(0, min(len(others), keys - len(needed)))
+        drawn = set(draw.sample(others, more))
+        kept = [i for i, identity in enumerate(collection.ids) if identity in needed or i in drawn]
+    small = replace(
+        collection,
+        ids=tuple(collection.ids[i] for i in kept),
+        texts=tuple(collection.texts[i] for i in kept),
+        titles=tuple(collection.titles[i] for i in kept),
+        places=None if collection.places is None else tuple(collection.places[i] for i in kept),
+        queries=tuple(chosen),
+    )
+    return replace(evaluated, collection=small, queries=tuple(chosen))
 
 
 def read_set(folder: Path, *, task: str | None = None, split: str = "test", queries: int | None = None) -> EvalSet:

@@ -48,7 +48,7 @@ def bm25(evaluated: EvalSet) -> Rankings:
 
     scopes: dict[str | None, tuple[Columns, Any]] = {}
     for conversation in evaluated.conversations:
-        rows = _scope(evaluated, conversation)
+        rows = evaluated.scope(conversation)
         model = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
         texts = [evaluated.collection.texts[i] for i in rows]
         model.index(bm25s.tokenize(texts, stopwords=None, show_progress=False), show_progress=False)
@@ -69,7 +69,7 @@ def dense(view: ViewLike) -> System:
     def rank(evaluated: EvalSet) -> Rankings:
         vectors: dict[str | None, tuple[Columns, NDArray[np.float32]]] = {}
         for conversation in evaluated.conversations:
-            rows = _scope(evaluated, conversation)
+            rows = evaluated.scope(conversation)
             vectors[conversation] = rows, view.embed_keys([evaluated.collection.texts[i] for i in rows])
         queries = view.embed_queries([query.text for query in evaluated.queries])
         return [
@@ -86,7 +86,7 @@ def hybrid(view: ViewLike) -> System:
 
     def rank(evaluated: EvalSet) -> Rankings:
         collection = evaluated.collection
-        rows = [i for conversation in evaluated.conversations for i in _scope(evaluated, conversation).tolist()]
+        rows = [i for conversation in evaluated.conversations for i in evaluated.scope(conversation).tolist()]
         vectors = view.embed_keys([collection.texts[i] for i in rows])
         records = []
         for i, vector in zip(rows, vectors, strict=True):
@@ -121,18 +121,12 @@ def within_task(rankings: Sequence[Sequence[str]], evaluated: EvalSet, task_of: 
     ]
 
 
-def _scope(evaluated: EvalSet, conversation: str | None) -> Columns:
-    places = evaluated.collection.places
-    count = len(evaluated.collection.ids)
-    rows = [i for i in range(count) if places is None or places[i][0] == conversation]
-    return np.array(rows, dtype=np.int64)
-
-
 def _best(
     evaluated: EvalSet, query: Query, rows: Columns, scores: NDArray[Any], *, positive: bool = False
 ) -> list[str]:
     """The first hundred of a scope that the query may see; a tie goes to the earlier row."""
-    allowed = np.isin(rows, evaluated.visible(query))
+    visible = evaluated.visible(query)
+    allowed = np.isin(rows, visible) if len(visible) < len(rows) else np.ones(len(rows), dtype=bool)
     if positive:
         allowed &= scores > 0
     order = np.lexsort((rows, -scores))
