@@ -165,8 +165,11 @@ def test_accumulated_micro_batches_without_shared_negatives_equal_one_batch(data
     assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
 
 
-def test_the_model_folder_opens_everywhere_with_its_prefixes_and_says_how_it_came_to_be(data, recipe_of):
-    result = pipeline.train(recipe_of(matryoshka=[32, 8]), data, data / "model", use_cpu=True)
+def test_the_model_folder_opens_everywhere_with_its_prefixes_and_says_how_it_came_to_be(data, recipe_of, monkeypatch):
+    monkeypatch.chdir(data)
+    result = pipeline.train(recipe_of(matryoshka=[32, 8], trainer={}), data, data / "model", use_cpu=True)
+    assert list((data / "model.work" / "checkpoints" / "runs").glob("events.*"))
+    assert not (data / "runs").exists()  # where TensorBoard writes if it is not told
     embedder = Embedder.load(result.folder, dtype="float32")
     view = embedder.view("qa")
     assert view.explain("q") == "Represent this query for retrieving relevant documents: q"

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from quadrieve import find_task
 from quadrieve.errors import InputError
@@ -97,6 +98,10 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
             callbacks=[self.pace, self.watch, *callbacks],
         )
         self.pace.trainer = self.watch.trainer = self
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                # Else what is logged before the first step would go to the working directory.
+                callback.logging_dir = str(Path(args.output_dir) / "runs")
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         """This process's micro-batches; accelerate is not asked to deal them."""
