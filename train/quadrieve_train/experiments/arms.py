@@ -60,7 +60,7 @@ def base_recipe(*, model: str, lm: str, steps: int, batch_size: int) -> Recipe:
         key_tokens=64,
         steps=steps,
         batch_size=batch_size,
-        learning_rate=5e-5,
+        learning_rate=1e-4,
         tau=0.05,
         tau_reward=0.2,
         pace=PaceRecipe(interval=max(1, steps // 4)),

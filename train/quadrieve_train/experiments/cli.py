@@ -22,11 +22,11 @@ def experiment(
     model: Annotated[str, typer.Option(help="Weights to start from.")] = "minilm",
     lm: Annotated[str, typer.Option(help="Language model that labels.")] = "smollm2",
     steps: Annotated[int, typer.Option(help="Optimizer steps of an arm.")] = 24,
-    batch_size: Annotated[int, typer.Option(help="Queries in a step.")] = 12,
+    batch_size: Annotated[int, typer.Option(help="Queries in a step.")] = 10,
     seeds: Annotated[int, typer.Option(help="Runs of each arm.")] = 2,
     train_queries: Annotated[int, typer.Option(help="Training queries of each role.")] = 200,
     labelled: Annotated[int, typer.Option(help="How many of them are labelled.")] = 24,
-    test_queries: Annotated[int, typer.Option(help="Test queries of each role.")] = 80,
+    test_queries: Annotated[int, typer.Option(help="Test queries of each role.")] = 60,
     keys: Annotated[int, typer.Option(help="Texts that they search; conversations stay whole.")] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
