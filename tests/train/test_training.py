@@ -97,21 +97,25 @@ def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped_bit_for_bi
     assert resumed.after == whole.after
 
 
-TWO_PROCESSES = """
+COMMANDS = """
 import sys
-from pathlib import Path
-from quadrieve_train import Recipe, pipeline
+from quadrieve_train.cli import main
 
-data = Path(sys.argv[1])
-for name in sys.argv[2:]:
-    pipeline.train(Recipe.load(data / f"{name}.yaml"), data, data / name, use_cpu=True)
+data, *names = sys.argv[1:]
+for name in names:
+    sys.argv = ["quadrieve", "train", f"{data}/{name}.yaml", "--data", data, "--out", f"{data}/{name}", "--cpu"]
+    try:
+        main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
 """
 
 
-def launch_two(recipes, data):
-    """Train each recipe on two processes; importing torch is what takes time, so they are launched once."""
-    script = data / "train.py"
-    script.write_text(TWO_PROCESSES)
+def train_on_two_processes(recipes, data):
+    """Run `quadrieve train` for each recipe; importing torch is what takes time, so processes are launched once."""
+    script = data / "commands.py"
+    script.write_text(COMMANDS)
     for name, recipe in recipes.items():
         (data / f"{name}.yaml").write_text(recipe.to_yaml())
     # `accelerate launch --cpu` starts a single process without MPI; --multi_gpu starts them all, and the CPU is ours.
@@ -119,6 +123,7 @@ def launch_two(recipes, data):
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", script, data, *recipes]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("The model is in") == len(recipes)  # the first process speaks for both
 
 
 def test_two_processes_learn_what_one_learns_from_the_same_global_batch(data, recipe_of, tiny_encoder):
@@ -136,7 +141,7 @@ def test_two_processes_learn_what_one_learns_from_the_same_global_batch(data, re
     }
     pipeline.train(recipe_of(batch_size=8, **common), data, data / "one", use_cpu=True)
     two = {"plain": recipe_of(batch_size=4, **common), "cached": recipe_of(batch_size=4, grad_cache=True, **common)}
-    launch_two(two, data)
+    train_on_two_processes(two, data)
     one, start = weights(data / "one"), weights(tiny_encoder)
     assert max((one[name] - start[name]).abs().max().item() for name in one) > 1e-3
     for way in two:

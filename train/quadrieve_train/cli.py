@@ -95,6 +95,8 @@ def train(
     """
     from dataclasses import replace
 
+    from accelerate import PartialState  # type: ignore[import-untyped]  # comes without types
+
     from .pipeline import train as run
     from .recipes import Recipe
 
@@ -102,6 +104,8 @@ def train(
     if seed is not None:
         chosen = replace(chosen, seed=seed)
     result = run(chosen, data, out, work=work, rewards=rewards, progress=not as_json, use_cpu=cpu)
+    if not PartialState().is_main_process:  # one of many, that `accelerate launch` started
+        return
     if as_json:
         typer.echo(json.dumps({"model": str(result.folder), "before": result.before, "after": result.after}))
         return
