@@ -1,24 +1,36 @@
 """Metrics equal independent ones, nobody sees the future, and nothing measured was trained on."""
 
+import itertools
 import json
 import math
 import random
+import re
+import shutil
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quadrieve import RoleView
 from quadrieve.errors import InputError
 from quadrieve_train.errors import LeakError
 from quadrieve_train.evaluation import systems
 from quadrieve_train.evaluation.metrics import retrieval_metrics
-from quadrieve_train.evaluation.reading import exact_match, rouge_l, token_f1
+from quadrieve_train.evaluation.reading import contains, exact_match, rouge_l, token_f1
 from quadrieve_train.evaluation.report import compare, to_markdown, write_picture
 from quadrieve_train.evaluation.run import evaluate, find_sets
-from quadrieve_train.evaluation.sets import EvalSet, check_no_leak, read_paper_rows, read_set, training_queries
+from quadrieve_train.evaluation.sets import (
+    EvalSet,
+    check_no_leak,
+    read_paper_rows,
+    read_set,
+    shrink,
+    training_queries,
+)
 from quadrieve_train.evaluation.statistics import paired_bootstrap
-from quadrieve_train.rows import Collection, Query
+from quadrieve_train.recipes import Recipe
+from quadrieve_train.rows import Collection, Query, Row, write_rows
 
 
 def by_hand(ranking, gold):
@@ -30,6 +42,7 @@ def by_hand(ranking, gold):
 
     first = next((place for place, doc in enumerate(ranking, start=1) if doc in gold), None)
     return {
+        "ndcg@3": ndcg(3),
         "ndcg@5": ndcg(5),
         "ndcg@10": ndcg(10),
         "mrr": 1 / first if first else 0.0,
@@ -49,6 +62,41 @@ def test_metrics_equal_their_definitions_on_fifty_random_cases():
     for i in range(50):
         expected = by_hand(rankings[i], gold[i])
         assert {name: values[i] for name, values in found.items()} == pytest.approx(expected)
+
+
+def words_of(text):
+    """What SQuAD's script keeps: without punctuation, articles and case."""
+    return re.sub(r"\b(a|an|the)\b", " ", re.sub(r"[^\w\s]", "", text.lower())).split()
+
+
+def longest_common(a, b):
+    """The longest common subsequence, tried out."""
+    return next(
+        size
+        for size in range(min(len(a), len(b)), -1, -1)
+        if set(itertools.combinations(a, size)) & set(itertools.combinations(b, size))
+    )
+
+
+def test_judges_of_answers_equal_their_definitions_on_fifty_random_cases():
+    draw = random.Random(2)
+    vocabulary = ["the", "Tower", "tower.", "of", "a", "Paris!", "paris", "in", "1889"]
+    for _ in range(50):
+        said, *desired = (" ".join(draw.choices(vocabulary, k=draw.randrange(1, 8))) for _ in range(3))
+        told, wanted = words_of(said), [words_of(text) for text in desired]
+        assert exact_match(said, desired) == float(told in wanted)
+        shared = [sum(min(told.count(word), some.count(word)) for word in set(told)) for some in wanted]
+        assert token_f1(said, desired) == pytest.approx(
+            max(
+                2 / (len(told) / n + len(some) / n) if n else float(told == some)
+                for n, some in zip(shared, wanted, strict=True)
+            )
+        )
+        assert contains(said, desired) == float(any(re.search(re.escape(text), said, re.I) for text in desired))
+        plain = [re.sub(r"\W+", " ", text.lower()).split() for text in (said, *desired)]
+        assert rouge_l(said, desired) == pytest.approx(
+            max(2 * longest_common(plain[0], some) / (len(plain[0]) + len(some)) for some in plain[1:])
+        )
 
 
 def test_answers_are_judged_as_squad_and_rouge_do():
@@ -84,10 +132,27 @@ def test_nobody_is_shown_the_future_or_another_conversation(evaluated):
         for query, ranking in zip(evaluated.queries, rank(evaluated), strict=True):
             earlier = {i for i, (who, turn) in place.items() if who == query.conversation and turn < query.turn}
             assert set(ranking) == earlier
+    for query, ranking in zip(evaluated.queries, systems.bm25(evaluated), strict=True):
+        assert set(ranking) <= {
+            i for i, (who, turn) in place.items() if who == query.conversation and turn < query.turn
+        }
+
+
+def test_the_hybrid_shows_neither_the_future_nor_another_conversation():
+    places = (("a", 0), ("a", 1), ("b", 0), ("a", 5))
+    asked = (Query("q", "tea milk", (), (), "test", (), "a", 5), Query("r", "tea milk", (), (), "test", (), "b", 9))
+    talk = Collection("talk", ("a0", "a1", "b0", "a5"), ("tea and milk",) * 4, ("",) * 4, places, asked)
+    first, second = systems.hybrid(Constant())(EvalSet("talk", "chat", talk, asked))
+    assert (set(first), set(second)) == ({"a0", "a1"}, {"b0"})
 
 
 class Constant:
     """Gives every text the same vector."""
+
+    fingerprint, dim = "constant", 1
+
+    def explain(self, text, side="query"):
+        return text
 
     def embed_keys(self, texts):
         return np.ones((len(texts), 1), dtype=np.float32)
@@ -104,6 +169,30 @@ def test_a_training_query_is_refused_unless_it_asks_about_other_texts(collection
     for positives in ([text], []):
         with pytest.raises(LeakError, match="'q0-dev' of farm is in the training rows of rows"):
             check_no_leak(evaluated, [(asked.text.upper(), positives)], "rows")
+
+
+def test_a_model_is_not_measured_on_what_it_or_its_rows_were_trained_on(collection_folder, tiny_encoder, tmp_path):
+    evaluated = read_set(collection_folder, task="qa", split="train")
+    rows = write_rows([Row("qa", evaluated.queries[0].text, neg=("Something else.",))], tmp_path / "rows.jsonl")
+    with pytest.raises(LeakError, match=r"rows\.jsonl"):
+        evaluate(str(tiny_encoder), [evaluated], cache=tmp_path / "cache", rows=rows)
+    trained = shutil.copytree(tiny_encoder, tmp_path / "trained")
+    recipe = Recipe.from_dict({"tasks": {"qa": {"sources": ["farm"], "labelled": 1}}})
+    (trained / "recipe.yaml").write_text(recipe.to_yaml())
+    with pytest.raises(LeakError, match="'q0-train' of farm is in the training rows of farm"):
+        evaluate(str(trained), [evaluated], cache=tmp_path / "cache", data=collection_folder.parent)
+
+
+def test_a_smaller_set_keeps_every_positive_and_whole_conversations(collection_folder):
+    evaluated = read_set(collection_folder, task="qa", split="dev")
+    small = shrink(evaluated, 2, 5)
+    assert (len(small.queries), len(small.collection.ids)) == (2, 5)
+    assert {identity for query in small.queries for identity in query.positives} <= set(small.collection.ids)
+    assert small == shrink(evaluated, 2, 5)
+    places = (("a", 0), ("a", 1), ("b", 0))
+    asked = tuple(Query(f"q{who}", "tea", (), (), "test", (), who, 9) for who in "baa")
+    talk = EvalSet("talk", "chat", Collection("talk", ("0", "1", "2"), ("x",) * 3, ("",) * 3, places, asked), asked)
+    assert shrink(talk, 2, 1).collection.ids == ("0", "1")
 
 
 def test_intervals_hold_the_difference():
@@ -126,13 +215,14 @@ def test_rows_of_the_paper_are_a_set(tmp_path):
     assert [[texts[i] for i in evaluated.visible(query)] for query in evaluated.queries] == [["a", "b"], ["a", "c"]]
 
 
-def test_a_set_is_measured_reported_and_compared(collection_folder, tmp_path):
+def test_a_set_is_measured_reported_and_compared(collection_folder, tmp_path, monkeypatch):
     (collection_folder / "info.json").write_text('{"role": "knowledge"}')
     (evaluated,) = find_sets(collection_folder.parent, ["farm"], split="dev", queries=None)
     report = evaluate("minilm", [evaluated], cache=tmp_path / "cache")
     found = report["sets"]["farm"]["systems"]
     assert {"minilm", "hybrid", "BM25", "random"} <= set(found)
     assert found["minilm"]["ndcg@10"]["mean"] > found["random"]["ndcg@10"]["mean"]
+    monkeypatch.setattr(RoleView, "_embed", None)  # the second run encodes nothing
     again = evaluate("minilm", [evaluated], cache=tmp_path / "cache")
     assert again["sets"]["farm"]["systems"] == found
     assert "| minilm |" in to_markdown(report)

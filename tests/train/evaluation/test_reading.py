@@ -11,13 +11,14 @@ from quadrieve_train.rewards import RewardStore
 from quadrieve_train.rows import Collection, Query
 
 
-def test_perplexity_is_the_models_own_loss(lm, tmp_path):
+def test_perplexity_is_the_models_own_loss(lm, tmp_path, monkeypatch):
     query = Query("q", "Do you like tea?", ("I like tea with milk.",), (), "test", (), "c", 2)
     conversation = Collection("talk", ("a",), ("We talked of drinks.",), ("",), (("c", 0),), (query,))
     evaluated = EvalSet("talk", "chat", conversation, (query,))
     with RewardStore(tmp_path) as store:
         reader = Reader(lm, store)
         (nll,) = reader.read(evaluated, [["a"]], 1)["nll"]
+        monkeypatch.setattr(lm, "score_many", None)  # what was scored once is not scored again
         assert reader.read(evaluated, [["a"]], 1)["nll"] == [nll]
     prompt = lm.chat(prompt_for(evaluated.role, query, ["We talked of drinks."]))
     head = lm.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]

@@ -86,7 +86,7 @@ class CachedView:
             rows = embed([text for _, text in part], progress=self._progress and len(entries) > 256)
             self._cache.put([key for key, _ in part], rows)
             known |= dict(zip([key for key, _ in part], rows, strict=True))
-        return np.stack([known[key] for key in keys])
+        return np.array([known[key] for key in keys], dtype=np.float32).reshape(len(keys), self.dim)
 
     def _key(self, text: str) -> bytes:
         return hashlib.sha256(f"{self._weights}\0{text}".encode()).digest()

@@ -16,7 +16,7 @@ def evaluate(
         Optional[str],  # noqa: UP045 - typer reads this form on every Python
         typer.Argument(help="Hub id, folder or minilm."),
     ] = None,
-    data: Annotated[Path, typer.Option(help="Folder of sets.")] = Path("."),
+    data: Annotated[Path, typer.Option(help="Folder of sets, or paper for the paper's own.")] = Path("."),
     sets: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Names of sets, apart by commas; all if not given."),
@@ -27,6 +27,7 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="Which queries.")] = "test",
     queries: Annotated[Optional[int], typer.Option(help="Queries of each set.")] = None,  # noqa: UP045
+    keys: Annotated[Optional[int], typer.Option(help="Texts of each corpus, positives among them.")] = None,  # noqa: UP045
     with_lm: Annotated[bool, typer.Option("--lm/--no-lm", help="Let a language model read what was found.")] = True,
     lm: Annotated[str, typer.Option("--lm-model", help="Hub id, folder, .gguf file, or smollm2.")] = "smollm2",
     lm_queries: Annotated[int, typer.Option(help="Queries of each set that the language model reads for.")] = 50,
@@ -63,7 +64,7 @@ def evaluate(
     from .run import evaluate as run
     from .run import find_sets
 
-    chosen = find_sets(data, sets.split(",") if sets else None, split=split, queries=queries)
+    chosen = find_sets(data, sets.split(",") if sets else None, split=split, queries=queries, keys=keys)
     report = run(
         model,
         chosen,
@@ -76,7 +77,7 @@ def evaluate(
         progress=not as_json,
     )
     report["command"] = shlex.join(["quadrieve", *sys.argv[1:]])
-    report["settings"] = {"split": split, "queries": queries, "lm_queries": lm_queries if with_lm else 0}
+    report["settings"] = {"split": split, "queries": queries, "keys": keys, "lm_queries": lm_queries if with_lm else 0}
     out.mkdir(parents=True, exist_ok=True)
     markdown = to_markdown(report)
     (out / "report.json").write_text(json.dumps(report) + "\n", encoding="utf-8")

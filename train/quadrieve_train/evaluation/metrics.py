@@ -9,7 +9,7 @@ from ir_measures import RR, R, nDCG
 
 #: How deep rankings go.
 DEPTH = 100
-_MEASURES = {"ndcg@5": nDCG @ 5, "ndcg@10": nDCG @ 10, "mrr": RR, "recall@5": R @ 5, "recall@10": R @ 10}
+_MEASURES = {f"ndcg@{k}": nDCG @ k for k in (3, 5, 10)} | {"mrr": RR, "recall@5": R @ 5, "recall@10": R @ 10}
 #: Names of the metrics of `retrieval_metrics`.
 METRICS = (*_MEASURES, "all@5", "all@10")
 

@@ -76,8 +76,8 @@ class Reader:
 
         Returns:
             By name: `nll` (per token of the desired output), and by role and kind of answer `accuracy` (of the
-            closed set's likeliest), `em` and `f1`, `rouge_l`, or `call_rank` (1 is best). Queries that a metric
-            does not fit are left out of it.
+            closed set's likeliest), `em`, `f1` and `contains`, `em` and `rouge_l`, or `call_rank` (1 is best).
+            Queries that a metric does not fit are left out of it.
         """
         text_of = dict(zip(evaluated.collection.ids, evaluated.collection.texts, strict=True))
         asked = [(i, query) for i, query in enumerate(evaluated.queries) if query.answers and query.answers[0].strip()]
@@ -97,8 +97,11 @@ class Reader:
                 said = self.answer(prompt)
                 metrics.setdefault("em", []).append(exact_match(said, query.answers))
                 metrics.setdefault("f1", []).append(token_f1(said, query.answers))
+                metrics.setdefault("contains", []).append(contains(said, query.answers))
             elif evaluated.role is Role.EXAMPLE:
-                metrics.setdefault("rouge_l", []).append(rouge_l(self.answer(prompt), query.answers))
+                said = self.answer(prompt)
+                metrics.setdefault("em", []).append(exact_match(said, query.answers))
+                metrics.setdefault("rouge_l", []).append(rouge_l(said, query.answers))
         return metrics
 
     def _outputs(self, evaluated: EvalSet, query: Query) -> list[str]:
@@ -125,7 +128,8 @@ def prompt_for(role: Role, query: Query, texts: Sequence[str]) -> Prompt:
     context = str(query.meta.get("context") or "")
     if role is Role.KNOWLEDGE:
         before = "Knowledge:\n" if texts else ""
-        return Prompt(before, "\n".join(texts), ("\n\n" if texts else "") + f"{context}Q: {query.text} A:")
+        asked = str(query.meta.get("prompt") or f"{context}Q: {query.text} A:")
+        return Prompt(before, "\n".join(texts), ("\n\n" if texts else "") + asked)
     if role is Role.MEMORY:
         return Prompt("", "\n".join(texts), ("\n" if texts else "") + f"{context}Speaker 1: {query.text}\nSpeaker 2:")
     if role is Role.EXAMPLE:
@@ -152,6 +156,16 @@ def token_f1(said: str, desired: Sequence[str]) -> float:
         0.6666666666666666
     """
     return max(_f1(_squad(said), _squad(answer)) for answer in desired)
+
+
+def contains(said: str, desired: Sequence[str]) -> float:
+    """Whether a desired answer stands in what was said, whatever the case: PopQA's accuracy.
+
+    Example:
+        >>> contains("It is Paris.", ["paris", "Lutetia"])
+        1.0
+    """
+    return float(any(answer.lower() in said.lower() for answer in desired))
 
 
 def rouge_l(said: str, desired: Sequence[str]) -> float:

@@ -19,31 +19,50 @@ from ..rows import content_hash, read_collection, read_rows
 from . import systems as ways
 from .cache import CachedView, VectorCache
 from .metrics import retrieval_metrics
+from .paper_sets import from_hub, paper_sets, read_paper_set
 from .reading import SHOWN, Reader
 from .report import Report, summarise
-from .sets import EvalSet, check_no_leak, read_paper_rows, read_set, row_queries, training_queries
+from .sets import EvalSet, check_no_leak, read_paper_rows, read_set, row_queries, shrink, training_queries
 
 
-def find_sets(data: Path, names: Sequence[str] | None, *, split: str, queries: int | None) -> list[EvalSet]:
-    """The sets of a folder: subfolders with `queries.jsonl`, and files of the paper's rows.
+def find_sets(
+    data: Path, names: Sequence[str] | None, *, split: str, queries: int | None, keys: int | None = None
+) -> list[EvalSet]:
+    """The sets of a folder: subfolders with `queries.jsonl`, files of the paper's rows, and the paper's own sets.
+
+    Args:
+        data: The folder; `paper` for the paper's sets from the hub.
+        names: Which sets; None for all.
+        split: Which queries.
+        queries: The first that many of each set; None for all.
+        keys: Texts of each corpus drawn at random, positives always among them; None for all.
 
     Raises:
         InputError: If a named set is not there, or there is none.
     """
+    if data == Path("paper") and not data.exists():
+        data = from_hub()
     there = {path.parent.name: path.parent for path in sorted(data.glob("*/queries.jsonl"))}
     there |= {path.name: path for path in sorted(data.glob("*.jsonl"))}
+    papers = paper_sets(data)
+    there |= papers
     unknown = [name for name in names or () if name not in there]
     if unknown or not there:
         raise InputError(
             f"{data} has no set {unknown[0]!r}; it has {', '.join(there) or 'none'}."
             if unknown
-            else f"{data} has no sets: expected folders with corpus.jsonl and queries.jsonl, or .jsonl files of rows."
+            else f"{data} has no sets: expected folders with corpus.jsonl and queries.jsonl, .jsonl files of rows, or "
+            "the paper's folders, such as qa/popqa/test.json."
         )
-    chosen = [there[name] for name in names or there]
-    return [
-        read_paper_rows(path, queries=queries) if path.is_file() else read_set(path, split=split, queries=queries)
-        for path in chosen
-    ]
+    found = []
+    for name in names or there:
+        if name in papers:
+            found.append(read_paper_set(data, name, queries=queries, keys=keys))
+        elif there[name].is_file():
+            found.append(shrink(read_paper_rows(there[name], queries=queries), None, keys))
+        else:
+            found.append(shrink(read_set(there[name], split=split, queries=queries), None, keys))
+    return found
 
 
 def evaluate(
@@ -107,7 +126,10 @@ def evaluate(
             report["sets"][evaluated.name] = {
                 "role": evaluated.role.value,
                 "queries": len(evaluated.queries),
-                "content": content_hash([[query.id, query.text] for query in evaluated.queries]),
+                "keys": len(evaluated.collection.ids),
+                "content": content_hash(
+                    [[query.id, query.text] for query in evaluated.queries], evaluated.collection.texts
+                ),
                 "seconds": round(time.perf_counter() - began, 2),
                 "systems": summarise({name: found for name, found in values.items() if found}, main.name),
             }

@@ -82,6 +82,8 @@ def shrink(evaluated: EvalSet, queries: int | None, keys: int | None, seed: int 
         seed: Of the draws.
     """
     collection = evaluated.collection
+    if queries is None and keys is None:
+        return evaluated
     draw = random.Random(seed)  # noqa: S311 - a seeded draw
     limit = len(evaluated.queries) if queries is None else min(queries, len(evaluated.queries))
     if collection.places is not None:

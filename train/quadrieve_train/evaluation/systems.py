@@ -51,13 +51,14 @@ def bm25(evaluated: EvalSet) -> Rankings:
         rows = evaluated.scope(conversation)
         model = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
         texts = [evaluated.collection.texts[i] for i in rows]
-        model.index(bm25s.tokenize(texts, stopwords=None, show_progress=False), show_progress=False)
+        if texts:
+            model.index(bm25s.tokenize(texts, stopwords=None, show_progress=False), show_progress=False)
         scopes[conversation] = rows, model
     rankings = []
     for query in evaluated.queries:
         rows, model = scopes[query.conversation]
         (words,) = bm25s.tokenize([query.text], stopwords=None, return_ids=False, show_progress=False)
-        known = [word for word in dict.fromkeys(words) if word in model.vocab_dict]
+        known = [word for word in dict.fromkeys(words) if len(rows) and word in model.vocab_dict]
         scores = model.get_scores(known) if known else np.zeros(len(rows))
         rankings.append(_best(evaluated, query, rows, scores, positive=True))
     return rankings
@@ -116,7 +117,7 @@ def hybrid(view: ViewLike) -> System:
 def within_task(rankings: Sequence[Sequence[str]], evaluated: EvalSet, task_of: Mapping[str, str]) -> Rankings:
     """Of each ranking, only examples of the query's own task."""
     return [
-        [identity for identity in ranking if task_of.get(identity) == query.meta.get("task")]
+        [id for id in ranking if task_of.get(id) == query.meta.get("pool", query.meta.get("task"))]
         for ranking, query in zip(rankings, evaluated.queries, strict=True)
     ]
 
