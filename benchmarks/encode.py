@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from peak_memory import peak_mb
+
 RUNNERS = ("quadrieve bf16", "quadrieve fp32", "sentence-transformers bf16", "sentence-transformers fp32")
 WORDS = "tide lamp gull bread inverter ledger trail council seal harbour notice kettle frost window parcel".split()
 
@@ -26,7 +28,6 @@ def texts(n: int, seed: int = 0) -> list[str]:
 
 def measure(runner: str, n: int, repeat: int) -> dict[str, Any]:
     """Encode in this process, which must be fresh: peak memory is the process's."""
-    import resource
     import time
 
     import numpy as np
@@ -63,7 +64,7 @@ def measure(runner: str, n: int, repeat: int) -> dict[str, Any]:
         vectors = encode(corpus)
         seconds.append(time.perf_counter() - start)
     np.save(sys.stdout.buffer, np.asarray(vectors, dtype=np.float32))
-    return {"seconds": min(seconds), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"seconds": min(seconds), "peak_mb": peak_mb()}
 
 
 def main() -> None:

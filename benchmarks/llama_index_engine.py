@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import hashlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from llama_index.core.schema import TextNode
+from peak_memory import peak_mb
 from tqdm import tqdm
 
 from quadrieve import Embedder, KnowledgeBase, checkpoint
@@ -149,7 +149,7 @@ def embed_in_roles(library: str, roles: int) -> float:
     for embedding in embeddings:
         embedding.get_query_embedding("Where does honey come from?")
         embedding.get_text_embedding("Bees make honey from nectar.")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_mb()
 
 
 def peaks() -> dict[str, dict[int, float]]:

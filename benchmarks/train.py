@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from peak_memory import peak_mb
+
 WORDS = ("tide", "lamp", "gull", "bread", "inverter", "ledger", "council", "seal", "harbour", "kettle", "frost")
 RUNNERS = ("quadrieve", "quadrieve cached", "sentence-transformers")
 
@@ -67,8 +69,6 @@ def label(pairs: int, repeat: int) -> dict[str, Any]:
 
 def train(runner: str, batch: int, steps: int, low: int, high: int) -> dict[str, Any]:
     """Train in this process, which must be fresh: peak memory is the process's."""
-    import resource
-
     import torch
     from transformers import TrainerCallback
 
@@ -93,7 +93,7 @@ def train(runner: str, batch: int, steps: int, low: int, high: int) -> dict[str,
     return {
         "runner": runner,
         "seconds_per_step": statistics.median(seconds),
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak_gb": peak_mb() * 2**20 / 1e9,
         "threads": torch.get_num_threads(),
     }
 
