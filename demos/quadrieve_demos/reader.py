@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,8 +51,44 @@ class Reader:
 
     def reply(self, messages: Sequence[Message], max_tokens: int = 24) -> str:
         """What the model says next in a chat."""
-        prompt = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-        return self.complete(prompt, max_tokens=max_tokens)
+        return self.complete(self.prompt(messages), max_tokens=max_tokens)
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The exact text that the model reads for a chat."""
+        text: str = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        return text
+
+    def stream(self, messages: Sequence[Message], max_tokens: int = 24) -> Iterator[str]:
+        """What the model says next in a chat, piece by piece; whoever stops listening stops the model.
+
+        Raises:
+            ModelError: If the chat is longer than the model reads.
+        """
+        import torch
+
+        ids = self.tokenizer(self.prompt(messages), return_tensors="pt", add_special_tokens=False)["input_ids"]
+        longest = self.model.config.max_position_embeddings
+        if ids.shape[1] + max_tokens > longest:
+            raise ModelError(
+                f"The prompt has {ids.shape[1]} tokens and the answer up to {max_tokens}, the language model reads "
+                f"{longest}; say less at once."
+            )
+        ends = self.model.generation_config.eos_token_id
+        stops = set(ends if isinstance(ends, list) else [ends])
+        written: list[int] = []
+        said, cache = "", None
+        for _ in range(max_tokens):
+            with torch.inference_mode():
+                out = self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            token, cache = int(out.logits[0, -1].argmax()), out.past_key_values
+            if token in stops:
+                return
+            written.append(token)
+            ids = torch.tensor([[token]])
+            text: str = self.tokenizer.decode(written, skip_special_tokens=True)
+            if not text.endswith("\ufffd"):  # the first bytes of a character whose others are still to come
+                yield text[len(said) :]
+                said = text
 
     def complete(self, prompt: str, *, max_tokens: int = 24, stop: str | None = None) -> str:
         """What the model writes after a text, up to and without `stop`."""
