@@ -23,7 +23,7 @@ def judge(result: Result, claim: Contrast) -> tuple[Difference, bool]:
     Figures are means over the seeds; each task counts alike however many queries it has.
     """
     better, worse = (_seeds(result, name) for name in (claim.better, claim.worse))
-    tasks = claim.on or tuple(better[0])
+    tasks = claim.on or tuple(result["tasks"])
     gaps = [np.mean([run[t] for run in better], axis=0) - np.mean([run[t] for run in worse], axis=0) for t in tasks]
     total = sum(map(len, gaps))
     weighed = np.concatenate([gap * total / (len(tasks) * len(gap)) for gap in gaps])
@@ -47,12 +47,28 @@ def say(claim: Contrast, found: Difference, agree: bool = True) -> str:
     return f"{head} `{claim.better if found.mean > 0 else claim.worse}` is better here."
 
 
+def begins(claims: Sequence[Contrast], found: Sequence[tuple[Difference, bool]]) -> str:
+    """The first of a series at which what is called worse is worse.
+
+    Example:
+        >>> claims = [Contrast("a", "b"), Contrast("a", "c")]
+        >>> begins(claims, [(Difference(0.0, -0.1, 0.1), True), (Difference(0.2, 0.1, 0.3), True)])
+        'degradation begins at `c`.'
+    """
+    lost = (claim.worse for claim, (gap, agree) in zip(claims, found, strict=True) if agree and gap.low > 0)
+    point = next(lost, None)
+    return f"degradation begins at `{point}`." if point else f"no degradation was found up to `{claims[-1].worse}`."
+
+
 def to_markdown(name: str, experiment: Experiment, result: Result, command: str) -> str:
     """The report: the cross table, stability, the verdict with its intervals, and what a full run would cost."""
     lines = [f"# {name}: {experiment.question}", "", *_cross_table(result), "", *_stability(result), ""]
     flat = ", ".join(f"{rows} {share:.0%}" for rows, share in result["flat"].items())
     lines += [f"Labelled rows whose rewards are all alike: {flat or 'none was labelled'}.", "", "## Verdict", ""]
     lines += [f"- {say(claim, *judge(result, claim))}" for claim in experiment.contrasts]
+    for series, claims in experiment.series.items():
+        lines += [f"- {series}: {begins(claims, [judge(result, claim) for claim in claims])}"]
+        lines += [f"  - {say(claim, *judge(result, claim))}" for claim in claims]
     lines += [
         "",
         "Intervals: 95 %, bootstrap over test queries of the mean over seeds; a difference counts where its interval "
@@ -83,10 +99,10 @@ def write_picture(experiment: Experiment, result: Result, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 1 + 0.6 * len(experiment.contrasts)), layout="constrained")
+    claims = [*experiment.contrasts, *(claim for series in experiment.series.values() for claim in series)][::-1]
+    figure = Figure(figsize=(9, 1 + 0.6 * len(claims)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    claims = list(reversed(experiment.contrasts))
     for place, claim in enumerate(claims):
         found, _ = judge(result, claim)
         axes.plot([found.low, found.high], [place, place], color="tab:blue")
@@ -94,7 +110,7 @@ def write_picture(experiment: Experiment, result: Result, path: Path) -> None:
     labels = [f"{c.better} - {c.worse}" + (f" ({', '.join(c.on)})" if c.on else "") for c in claims]
     axes.set_yticks(range(len(labels)), labels)
     axes.axvline(0, color="grey", linewidth=0.8)
-    axes.set_xlabel("difference in NDCG@10, 95 % interval over queries")
+    axes.set_xlabel("difference (NDCG@10; log-likelihood per token where read), 95 % interval over queries")
     figure.savefig(path, dpi=120)
 
 
@@ -106,14 +122,18 @@ def _seeds(result: Result, name: str) -> list[Mapping[str, list[float]]]:
 
 
 def _cross_table(result: Result) -> list[str]:
-    tasks = list(result["untrained"]["BM25"])
-    lines = ["NDCG@10 on test queries, mean over seeds (distance of the seeds).", ""]
-    lines += ["| | " + " | ".join(tasks) + " | mean |", "|---" * (len(tasks) + 2) + "|"]
+    columns = list(result["untrained"]["BM25"])
+    own = [columns.index(task) for task in result["tasks"]]
+    lines = [
+        "NDCG@10 on test queries (where a language model reads, log-likelihood per token of the answer), mean over"
+    ]
+    lines += ["seeds (distance of the seeds); the last column is the mean of the trained tasks.", ""]
+    lines += ["| | " + " | ".join(columns) + " | mean |", "|---" * (len(columns) + 2) + "|"]
     for name in (*result["untrained"], *result["arms"]):
-        means = np.array([[np.mean(figures[task]) for task in tasks] for figures in _seeds(result, name)])
-        spread = [f" ({np.ptp(column):.3f})" if len(column) > 1 else "" for column in means.T]
+        means = np.array([[np.mean(figures[column]) for column in columns] for figures in _seeds(result, name)])
+        spread = [f" ({np.ptp(values):.3f})" if len(values) > 1 else "" for values in means.T]
         cells = [f"{mean:.3f}{more}" for mean, more in zip(means.mean(axis=0), spread, strict=True)]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {means.mean():.3f} |")
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {means[:, own].mean():.3f} |")
     return lines
 
 
