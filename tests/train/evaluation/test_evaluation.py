@@ -6,6 +6,7 @@ import math
 import random
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,6 +182,13 @@ def test_a_model_is_not_measured_on_what_it_or_its_rows_were_trained_on(collecti
     (trained / "recipe.yaml").write_text(recipe.to_yaml())
     with pytest.raises(LeakError, match="'q0-train' of farm is in the training rows of farm"):
         evaluate(str(trained), [evaluated], cache=tmp_path / "cache", data=collection_folder.parent)
+
+
+def test_what_nothing_can_judge_is_refused_before_anything_is_encoded():
+    asked = (Query("q", "Which?", ("This.",), (), "test", (), None, None),)
+    bare = EvalSet("bare", "qa", Collection("bare", ("a",), ("A text.",), ("",), None, asked), asked)
+    with pytest.raises(InputError, match="bare names no right texts"):
+        evaluate("not a model", [bare], cache=Path("unused"))
 
 
 def test_a_smaller_set_keeps_every_positive_and_whole_conversations(collection_folder):

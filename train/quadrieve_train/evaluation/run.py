@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,14 @@ def evaluate(
         progress: Show progress on stderr.
 
     Raises:
+        InputError: If a set has no positives and no language model reads.
         LeakError: If a query was trained on.
     """
+    for evaluated in sets:
+        if lm is None and not any(query.positives for query in evaluated.queries):
+            raise InputError(
+                f"{evaluated.name} names no right texts, so only a language model can judge what was found."
+            )
     main = Embedder.load(model)
     start = _check_training(main, sets, data, rows)
     named = {main.name: main}
@@ -105,6 +112,7 @@ def evaluate(
     vectors, store = VectorCache(cache), RewardStore(cache / "lm")
     reader = Reader(lm, store) if lm is not None else None
     report: Report = {"model": main.name, "weights": main.view("qa").fingerprint, "lm": getattr(lm, "revision", None)}
+    report["versions"] = {name: version(name) for name in ("quadrieve", "torch", "transformers")}
     report["sets"] = {}
     try:
         for evaluated in tqdm(sets, desc="Sets", disable=not progress):
