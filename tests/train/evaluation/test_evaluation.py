@@ -234,6 +234,7 @@ def test_a_set_is_measured_reported_and_compared(collection_folder, tmp_path, mo
     again = evaluate("minilm", [evaluated], cache=tmp_path / "cache")
     assert again["sets"]["farm"]["systems"] == found
     assert "| minilm |" in to_markdown(report)
+    assert re.search(r"\| farm \| ndcg@10 \| \S+ \| (BM25|random) \S+ \| [+-]\S+ \|", to_markdown(report))
     assert "| farm | ndcg@10 |" in compare(report, again)
     write_picture(report, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000

@@ -15,6 +15,8 @@ from quadrieve.errors import InputError
 from .statistics import paired_bootstrap
 
 Report = dict[str, Any]
+#: What a set is told by in one number, the first that it has.
+_HEADLINES = ("ndcg@10", "accuracy", "contains", "rouge_l", "nll", "nll@1")
 
 
 def read_report(path: Path) -> Report:
@@ -41,6 +43,7 @@ def to_markdown(report: Report) -> str:
         for system, values in found["systems"].items():
             lines.append("| " + " | ".join([system, *(_cell(values.get(metric)) for metric in metrics)]) + " |")
         lines.append("")
+    lines += [*_distances(report), ""]
     lines += ["`*`: the 95 % interval of the paired difference to the model (bootstrap over queries) leaves 0 out.", ""]
     if report.get("command"):
         lines += [f"Command: `{report['command']}`", ""]
@@ -92,7 +95,7 @@ def write_picture(report: Report, path: Path, metric: str = "ndcg@10") -> None:
         bars.bar(np.arange(len(roles)) + number * width, heights, width, label=system)
     bars.set_xticks(np.arange(len(roles)) + 0.4 - width / 2, roles)
     bars.set_ylabel(metric)
-    bars.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=len(systems), fontsize="small")
     if len(roles) > 2:  # two points make no area
         radar: Any = figure.add_subplot(1, 2, 2, projection="polar")
         angles = [2 * math.pi * i / len(roles) for i in range(len(roles))]
@@ -134,6 +137,31 @@ def summarise(values: Mapping[str, Mapping[str, Sequence[float]]], model: str) -
                     "significant": entry.get("significant", False),
                 }
     return systems
+
+
+def _distances(report: Report) -> list[str]:
+    """How far the model is from the best of what it is compared with, by set."""
+    lines = ["## Distance to the best baseline", "", "| set | metric | model | best baseline | model - it | 95 % |"]
+    lines.append("|---" * 6 + "|")
+    for name, found in report["sets"].items():
+        own = found["systems"].get(report["model"], {})
+        metric = next((metric for metric in _HEADLINES if metric in own), None)
+        if metric is None:
+            continue
+        others = {
+            system: values[metric]
+            for system, values in found["systems"].items()
+            if system not in (report["model"], "hybrid") and "model_minus_this" in values.get(metric, {})
+        }
+        if others:
+            lower = metric.startswith("nll")
+            best = (min if lower else max)(others, key=lambda system: others[system]["mean"])
+            mean, low, high = others[best]["model_minus_this"]
+            interval = f"{mean:+.3f} | {low:+.3f} to {high:+.3f}"
+            lines.append(
+                f"| {name} | {metric} | {own[metric]['mean']:.3f} | {best} {others[best]['mean']:.3f} | {interval} |"
+            )
+    return lines
 
 
 def _cell(entry: Mapping[str, Any] | None) -> str:
