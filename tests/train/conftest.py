@@ -1,13 +1,14 @@
 """Small real data and the packaged models, loaded once."""
 
 import json
+import sys
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, LlamaConfig
 
 from quadrieve import checkpoint
-from quadrieve_train import FrozenLM
+from quadrieve_train import FrozenLM, cli
 
 ANIMALS = ["bee", "cow", "hen", "sheep", "goat", "spider", "silkworm", "oyster", "duck", "maple"]
 GOODS = ["honey", "milk", "eggs", "wool", "cheese", "webs", "silk", "pearls", "feathers", "syrup"]
@@ -41,6 +42,20 @@ def tiny_encoder(tmp_path_factory):
     BertModel(BertConfig(max_position_embeddings=128, **shape)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(checkpoint.find("minilm").folder).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def run_command(monkeypatch, capsys):
+    """Runs `python -m quadrieve_train …` in this process, where torch is imported already: status, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["quadrieve", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -171,16 +171,16 @@ def test_the_claims_of_a_killed_process_are_free_again(tmp_path):
         assert store.claim("work")  # its own
 
 
-def test_labelling_killed_half_way_goes_on_with_nothing_scored_twice(tiny_lm, tmp_path):
+def test_labelling_killed_half_way_goes_on_with_nothing_scored_twice(run_command, tiny_lm, tmp_path):
     count, rows = 128, tmp_path / "rows.jsonl"  # eight groups: enough time to be killed between two
     many = [
         Row("icl", f"{i} + 1", (f"{i} + 2\n{i + 2}",), ("x\ny",), str(i), (str(i + 1),), ("7", "9", str(i + 1)))
         for i in range(count)
     ]
     rows.write_text("".join(row.to_json() + "\n" for row in many))
-    command = [sys.executable, "-m", "quadrieve_train", "label", rows, "--out", tmp_path / "out.jsonl", "--no-chat"]
+    command = ["label", rows, "--out", tmp_path / "out.jsonl", "--no-chat"]
     command += ["--lm", tiny_lm, "--store", tmp_path / "store", "--json"]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "quadrieve_train", *map(str, command)], stdout=subprocess.DEVNULL)
     deadline = time.time() + 240
     while time.time() < deadline and process.poll() is None:
         if (tmp_path / "store" / "rewards.sqlite3").exists():
@@ -195,8 +195,9 @@ def test_labelling_killed_half_way_goes_on_with_nothing_scored_twice(tiny_lm, tm
         done = len(store)
         before = {record["query"]: record["scores"] for record in store.dataset() if record["candidate"] is None}
     assert 40 <= done < count * 3
-    finished = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-    assert json.loads(finished.stdout)["health"]["rows"] == count
+    status, out, errors = run_command(*command)
+    assert status == 0, errors
+    assert json.loads(out)["health"]["rows"] == count
     with RewardStore(tmp_path / "store") as store:
         assert len(store) == count * 3
         after = {record["query"]: record["scores"] for record in store.dataset() if record["candidate"] is None}
