@@ -13,8 +13,9 @@ INPUTS := pyproject.toml constraints.txt requirements-models.txt
 demo: $(VENV)/.demos
 	$(BIN)/quadrieve demo
 
+# Two workers of one thread each get more from two cores than one worker of two threads.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

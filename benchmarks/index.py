@@ -45,7 +45,7 @@ FULL = ("all", *SELECTIVITY, "namespace", "hybrid", "hybrid in a namespace")
 SHORT = ("all", "hybrid")
 
 
-class Precomputed:
+class _Precomputed:
     """An embedder and view that embeds nothing: it knows the vectors of the texts that it will be asked for."""
 
     fingerprint = "0" * 64
@@ -54,7 +54,7 @@ class Precomputed:
         self.dim = int(vectors.shape[1])
         self._rows = dict(zip(texts, vectors, strict=True))
 
-    def view(self, task: str) -> Precomputed:
+    def view(self, task: str) -> _Precomputed:
         return self
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
@@ -66,7 +66,7 @@ class Precomputed:
         return text
 
 
-class Inputs:
+class _Inputs:
     """Records and queries in a folder, for the processes that measure."""
 
     def __init__(self, folder: Path) -> None:
@@ -88,20 +88,20 @@ class Inputs:
         return {key: f"{key}-{i % parts}" for key, parts in SELECTIVITY.items()}
 
 
-class Ours:
+class _Ours:
     """quadrieve.Index in a folder; a record also lies in the namespace of its tenant."""
 
-    def __init__(self, inputs: Inputs, folder: Path) -> None:
+    def __init__(self, inputs: _Inputs, folder: Path) -> None:
         self.inputs = inputs
-        self.index = self.open(folder, Precomputed(inputs.query_texts, inputs.queries))
+        self.index = self.open(folder, _Precomputed(inputs.query_texts, inputs.queries))
 
-    def open(self, folder: Path, view: Precomputed) -> Index:
+    def open(self, folder: Path, view: _Precomputed) -> Index:
         return Index.open(folder, view=view, role=Role.KNOWLEDGE)
 
     def build(self) -> None:
         texts, vectors = self.inputs.texts, self.inputs.vectors
         for start in range(0, len(texts), PAGE):
-            self.index.write([self.record(i, texts[i], vectors[i]) for i in page(start, len(texts))])
+            self.index.write([self.record(i, texts[i], vectors[i]) for i in _page(start, len(texts))])
 
     def record(self, i: int, text: str, row: Vectors) -> Record:
         metadata = self.inputs.metadata(i)
@@ -120,21 +120,22 @@ class Ours:
         self.index.close()
 
 
-class Beside(Ours):
+class _Beside(_Ours):
     """All that quadrieve keeps beside Chroma, and no Chroma: building its graph takes too long at large sizes."""
 
-    def open(self, folder: Path, view: Precomputed) -> Index:
+    def open(self, folder: Path, view: _Precomputed) -> Index:
         folder.mkdir(exist_ok=True)
-        return Index(Standalone(folder, view.dim), view)
+        store: Any = _Standalone(folder, view.dim)  # it cannot be rebuilt, and need not
+        return Index(store, view)
 
 
-class Standalone(Generation):
+class _Standalone(Generation):
     """A generation that Chroma knows nothing of, as a store for an index."""
 
     version = None
 
     def __init__(self, folder: Path, dim: int) -> None:
-        super().__init__(NoChroma(), folder, dim)  # type: ignore[arg-type]  # what it asks of Chroma is answered
+        super().__init__(_NoChroma(), folder, dim)  # type: ignore[arg-type]  # what it asks of Chroma is answered
 
     def check(self, view: object) -> None:
         """There is but one view here."""
@@ -149,7 +150,7 @@ class Standalone(Generation):
         return "none"
 
 
-class NoChroma:
+class _NoChroma:
     """Takes what it is given."""
 
     batch_size = 5_000
@@ -161,10 +162,10 @@ class NoChroma:
         return []
 
 
-class LangChain:
+class _LangChain:
     """langchain_chroma.Chroma in a folder: cosine, and its defaults."""
 
-    def __init__(self, inputs: Inputs, folder: Path) -> None:
+    def __init__(self, inputs: _Inputs, folder: Path) -> None:
         import chromadb
         from chromadb.config import Settings
         from langchain_chroma import Chroma
@@ -173,14 +174,14 @@ class LangChain:
         self.client = chromadb.PersistentClient(folder, Settings(anonymized_telemetry=False))
         self.store = Chroma(
             client=self.client,
-            embedding_function=Given(inputs.vectors),
+            embedding_function=_given(inputs.vectors),
             collection_configuration={"hnsw": {"space": "cosine"}},
         )
 
     def build(self) -> None:
         texts, step = self.inputs.texts, self.client.get_max_batch_size()
         for start in range(0, len(texts), step):
-            numbers = page(start, len(texts), step)
+            numbers = _page(start, len(texts), step)
             self.store.add_texts(
                 [texts[i] for i in numbers],
                 metadatas=[self.inputs.metadata(i) for i in numbers],
@@ -188,79 +189,94 @@ class LangChain:
             )
 
     def search(self, case: str, vector: Vectors, text: str, where: Where | None) -> list[int]:
-        found = self.store.similarity_search_by_vector_with_relevance_scores(vector.tolist(), K, filter=where)  # type: ignore[arg-type]  # narrower than it need be
+        found = self.store.similarity_search_by_vector_with_relevance_scores(vector.tolist(), K, filter=where)
         return [int(document.id or -1) for document, _ in found]
 
     def close(self) -> None:
-        self.client.close()
+        close: Any = getattr(self.client, "close")  # noqa: B009  # its interface does not name it
+        close()
 
 
-def Given(vectors: Vectors) -> Any:
+def _given(vectors: Vectors) -> Any:
     """A langchain Embeddings that hands out given rows in order."""
     from langchain_core.embeddings import Embeddings
 
-    class _Given(Embeddings):
+    class _Rows(Embeddings):
         done = 0
 
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
             rows = list(np.asarray(vectors[self.done : self.done + len(texts)]))
             self.done += len(texts)
-            return rows  # type: ignore[return-value]  # Chroma takes rows as they are, which spares it time
+            return rows  # Chroma takes rows as they are, which spares it time
 
         def embed_query(self, text: str) -> list[float]:
             raise NotImplementedError("queries come as vectors")
 
-    return _Given()
+    return _Rows()
 
 
-STORES: dict[str, Any] = {"quadrieve": Ours, "langchain-chroma": LangChain, "quadrieve without Chroma": Beside}
+STORES: dict[str, Any] = {"quadrieve": _Ours, "langchain-chroma": _LangChain, "quadrieve without Chroma": _Beside}
 
 
-def page(start: int, n: int, step: int = PAGE) -> range:
+def _page(start: int, n: int, step: int = PAGE) -> range:
     return range(start, min(start + step, n))
 
 
-def build(store: str, inputs: Inputs, folder: Path) -> dict[str, float]:
+def _build(store: str, inputs: _Inputs, folder: Path) -> dict[str, float]:
     """Index all records; the first search and closing count, as work may be put off until then."""
     start = time.perf_counter()
     opened = STORES[store](inputs, folder)
     opened.build()
     opened.search("all", inputs.queries[0], inputs.query_texts[0], None)
     opened.close()
-    return {"build_s": time.perf_counter() - start, "disk_mb": size(folder) / 1e6}
+    return {"build_s": time.perf_counter() - start, "disk_mb": _size(folder) / 1e6}
 
 
-def serve(store: str, inputs: Inputs, folder: Path, cases: Sequence[str]) -> dict[str, Any]:
+def _serve(store: str, inputs: _Inputs, folder: Path, cases: Sequence[str]) -> dict[str, Any]:
     """Open a closed store and search it."""
-    STORES[store](inputs, folder.with_name("warm-up")).close()  # imports and the like
-    before = resident()
+    before = _resident()
     start = time.perf_counter()
     opened = STORES[store](inputs, folder)
     opened_s = time.perf_counter() - start
     opened.search("all", inputs.queries[0], inputs.query_texts[0], None)
     first_s = time.perf_counter() - start
-    searches = {case: search(opened, inputs, case) for case in cases}
-    memory = (resident() - before) / 1e6
+    answered = {case: _search(opened, inputs, case) for case in cases}
+    memory = (_resident() - before) / 1e6
     opened.close()
+    searches = {case: _figures(inputs, case, *answered[case]) for case in cases}
     return {"open_s": opened_s, "first_hit_s": first_s, "memory_mb": memory, "searches": searches}
 
 
-def search(store: Any, inputs: Inputs, case: str) -> dict[str, float]:
-    """Time of one search after the other, and recall of those by meaning alone."""
-    key = case if case in SELECTIVITY else "tenant" if case.endswith("namespace") else None
+def _search(store: Any, inputs: _Inputs, case: str) -> tuple[list[float], list[list[int]]]:
+    """Milliseconds and hits of one search after the other."""
+    key = _key(case)
     parts = SELECTIVITY[key] if key else 1
-    times, found = [], []
+    times: list[float] = []
+    found: list[list[int]] = []
     for q, (vector, text) in enumerate(zip(inputs.queries, inputs.query_texts, strict=True)):
         where = None if key is None else {key: f"{key}-{q % parts}"}
         start = time.perf_counter()
         found.append(store.search(case, vector, text, where))
         times.append((time.perf_counter() - start) * 1e3)
+    return times, found
+
+
+def _key(case: str) -> str | None:
+    """The metadata key that a case filters on."""
+    return case if case in SELECTIVITY else "tenant" if case.endswith("namespace") else None
+
+
+def _figures(inputs: _Inputs, case: str, times: list[float], found: list[list[int]]) -> dict[str, float]:
+    """Percentiles, and the recall of a search by meaning alone."""
     p50, p95 = np.percentile(times[WARM_UP:], [50, 95])
     row = {"p50_ms": float(p50), "p95_ms": float(p95)}
-    return row if case.startswith("hybrid") else row | {"recall": recall(inputs, found, parts)}
+    key = _key(case)
+    if not case.startswith("hybrid"):
+        row["recall"] = _recall(inputs, found, SELECTIVITY[key] if key else 1)
+    return row
 
 
-def recall(inputs: Inputs, found: Sequence[Sequence[int]], parts: int) -> float:
+def _recall(inputs: _Inputs, found: Sequence[Sequence[int]], parts: int) -> float:
     """Recall@10 where query q may find every record i with i % parts == q % parts."""
     shares = []
     for q, (ids, vector) in enumerate(zip(found, inputs.queries, strict=True)):
@@ -273,11 +289,11 @@ def recall(inputs: Inputs, found: Sequence[Sequence[int]], parts: int) -> float:
     return float(np.mean(shares))
 
 
-def tools(inputs: Inputs, n: int, folder: Path) -> dict[str, float]:
+def _tools(inputs: _Inputs, n: int, folder: Path) -> dict[str, float]:
     """Time to select five of n tools, the request being embedded."""
     described = [Tool(f"tool_{i}", text[:300]) for i, text in enumerate(inputs.texts[:n])]
     texts = [*(tool.describe() for tool in described), *inputs.query_texts]
-    view = Precomputed(texts, np.concatenate([inputs.vectors[:n], inputs.queries]))
+    view = _Precomputed(texts, np.concatenate([inputs.vectors[:n], inputs.queries]))
     times = []
     with Toolbox.open(folder, embedder=view) as box:
         box.register(described)
@@ -289,42 +305,45 @@ def tools(inputs: Inputs, n: int, folder: Path) -> dict[str, float]:
     return {"tools": n, "p50_ms": float(p50), "p95_ms": float(p95)}
 
 
-def resident() -> int:
+def _resident() -> int:
     """Bytes of memory that this process has at hand, mapped files included."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def size(folder: Path) -> int:
+def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def in_fresh_process(*words: object) -> dict[str, Any]:
+def _in_fresh_process(*words: object) -> dict[str, Any]:
     done = subprocess.run([sys.executable, __file__, "--step", *map(str, words)], stdout=subprocess.PIPE, check=True)
     figures: dict[str, Any] = json.loads(done.stdout.decode().strip().splitlines()[-1])
     return figures
 
 
-def step(kind: str, inputs: str, folder: str, store: str = "", cases: str = "") -> dict[str, Any]:
-    """What `in_fresh_process` asks for."""
-    given, place = Inputs(Path(inputs)), Path(folder)
+def _step(kind: str, inputs: str, folder: str, store: str = "", cases: str = "") -> dict[str, Any]:
+    """What `_in_fresh_process` asks for, everything imported: an embedder has loaded torch as well."""
+    import chromadb  # noqa: F401  # imported for the time it takes
+    import torch  # noqa: F401  # imported for the time it takes
+
+    given, place = _Inputs(Path(inputs)), Path(folder)
     if kind == "build":
-        return build(store, given, place)
+        return _build(store, given, place)
     if kind == "serve":
-        return serve(store, given, place, cases.split(","))
-    return tools(given, min(TOOLS, len(given.texts)), place)
+        return _serve(store, given, place, cases.split(","))
+    return _tools(given, min(TOOLS, len(given.texts)), place)
 
 
-def measure(store: str, inputs: Path, cases: Sequence[str]) -> dict[str, Any]:
+def _measure(store: str, inputs: Path, cases: Sequence[str]) -> dict[str, Any]:
     """Build and serve, each in a process of its own; the store is removed."""
     print(f"… {store}, {inputs.name}", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=inputs.parent) as folder:
         place = Path(folder) / "store"
-        built = in_fresh_process("build", inputs, place, store)
-        return built | in_fresh_process("serve", inputs, place, store, ",".join(cases))
+        built = _in_fresh_process("build", inputs, place, store)
+        return built | _in_fresh_process("serve", inputs, place, store, ",".join(cases))
 
 
-def corpora(data: Path, n: int) -> list[str]:
+def _corpora(data: Path, n: int) -> list[str]:
     """Up to n different texts, in an order that mixes the corpora."""
     rows = (line for file in sorted(data.glob("*/corpus.jsonl")) for line in file.open(encoding="utf-8"))
     texts = sorted({json.loads(row)["text"] for row in rows})
@@ -332,35 +351,35 @@ def corpora(data: Path, n: int) -> list[str]:
     return texts[:n]
 
 
-def inputs_of(args: argparse.Namespace) -> tuple[Vectors, list[str], Vectors, list[str]]:
+def _inputs_of(args: argparse.Namespace) -> tuple[Vectors, list[str], Vectors, list[str]]:
     """Vectors and texts of records and of queries."""
     if args.vectors and args.texts:
         vectors: Vectors = np.load(args.vectors, mmap_mode="r")
         texts: list[str] = json.loads(args.texts.read_text(encoding="utf-8"))
     elif args.data:
-        texts = corpora(args.data, args.records + args.queries)
-        vectors = Embedder.load().view("qa").embed_keys(texts, progress=True)
+        texts = _corpora(args.data, args.records + args.queries)
+        vectors = Embedder.load(max_length=args.tokens).view("qa").embed_keys(texts, progress=True)
     else:
         raise SystemExit("Give --vectors and --texts, or --data; see --help.")
     n = min(args.records, len(texts) - args.queries)
     return vectors[:n], texts[:n], np.asarray(vectors[-args.queries :]), texts[-args.queries :]
 
 
-def random_rows(n: int, dim: int, seed: int) -> Vectors:
+def _random_rows(n: int, dim: int, seed: int) -> Vectors:
     """Random unit rows: nothing is near anything, the worst case of every approximate search."""
-    return unit(np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32))
+    return _unit(np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32))
 
 
-def grown(vectors: Vectors, n: int) -> Vectors:
-    """n rows; beyond those there are, the same again with a little noise."""
+def _grown(vectors: Vectors, n: int) -> Vectors:
+    """N rows; beyond those there are, the same again with a little noise."""
     times = -(-n // len(vectors))
     rows = np.tile(vectors, (times, 1))[:n]
     noise = np.random.default_rng(0).standard_normal((n - len(vectors[:n]), rows.shape[1]), dtype=np.float32)
     rows[len(vectors) :] += 0.3 * noise / np.float32(np.sqrt(rows.shape[1]))
-    return unit(rows)
+    return _unit(rows)
 
 
-def unit(rows: Vectors) -> Vectors:
+def _unit(rows: Vectors) -> Vectors:
     scaled: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return scaled
 
@@ -370,6 +389,9 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, help="float32 unit rows, .npy")
     parser.add_argument("--texts", type=Path, help="one string a row, .json")
     parser.add_argument("--data", type=Path, help="folder of corpora, where no vectors are given")
+    parser.add_argument(
+        "--tokens", type=int, help="of each text of --data to embed; all that the model reads if not given"
+    )
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--max", type=int, default=1_000_000, help="largest size of the growth table")
@@ -377,30 +399,30 @@ def main() -> None:
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
-        print(json.dumps(step(*args.step)))
+        print(json.dumps(_step(*args.step)))
         return
-    vectors, texts, queries, query_texts = inputs_of(args)
+    vectors, texts, queries, query_texts = _inputs_of(args)
     n, dim = vectors.shape
     report: dict[str, Any] = {"records": n, "dim": dim, "queries": len(queries), "k": K}
     with tempfile.TemporaryDirectory() as folder:
-        real = Inputs.write(Path(folder) / "real", vectors, texts, queries, query_texts)
-        wild = Inputs.write(
-            Path(folder) / "random", random_rows(n, dim, 1), texts, random_rows(len(queries), dim, 2), query_texts
+        real = _Inputs.write(Path(folder) / "real", vectors, texts, queries, query_texts)
+        wild = _Inputs.write(
+            Path(folder) / "random", _random_rows(n, dim, 1), texts, _random_rows(len(queries), dim, 2), query_texts
         )
         dense = [case for case in FULL if case in SELECTIVITY or case == "all"]
-        report["real"] = {"quadrieve": measure("quadrieve", real, FULL)}
-        report["real"]["langchain-chroma"] = measure("langchain-chroma", real, dense)
+        report["real"] = {"quadrieve": _measure("quadrieve", real, FULL)}
+        report["real"]["langchain-chroma"] = _measure("langchain-chroma", real, dense)
         report["random"] = {
-            store: measure(store, wild, ["all", "tenth"]) for store in ("quadrieve", "langchain-chroma")
+            store: _measure(store, wild, ["all", "tenth"]) for store in ("quadrieve", "langchain-chroma")
         }
-        report["tools"] = in_fresh_process("tools", real, Path(folder) / "tools")
-        report["growth"] = growth(Path(folder), vectors, texts, queries, query_texts, args.max, report)
-    show(report)
+        report["tools"] = _in_fresh_process("tools", real, Path(folder) / "tools")
+        report["growth"] = _growth(Path(folder), vectors, texts, queries, query_texts, args.max, report)
+    _show(report)
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def growth(
+def _growth(
     folder: Path,
     vectors: Vectors,
     texts: list[str],
@@ -423,13 +445,13 @@ def growth(
             row["left_out"] = f"needs {n * BYTES_A_RECORD / 1e9:.0f} GB of memory, the machine has {memory / 1e9:.0f}"
         else:
             repeated = (texts * -(-n // len(texts)))[:n]
-            inputs = Inputs.write(folder / f"{n:,} records", grown(vectors, n), repeated, queries, query_texts)
-            row |= measure(store, inputs, SHORT)
+            inputs = _Inputs.write(folder / f"{n:,} records", _grown(vectors, n), repeated, queries, query_texts)
+            row |= _measure(store, inputs, SHORT)
         rows.append(row)
     return rows
 
 
-def show(report: dict[str, Any]) -> None:
+def _show(report: dict[str, Any]) -> None:
     n, k = report["records"], report["k"]
     for kind in ("real", "random"):
         sides = report[kind]
@@ -443,7 +465,7 @@ def show(report: dict[str, Any]) -> None:
             )
         print(f"\n{'search':<24}{'ours p50':>10}{'p95 ms':>8}{'recall':>8}{'theirs p50':>12}{'p95 ms':>8}{'recall':>8}")
         for case, row in sides["quadrieve"]["searches"].items():
-            print(f"{name(case):<24}{timed(row, 10)}{timed(sides['langchain-chroma']['searches'].get(case), 12)}")
+            print(f"{_name(case):<24}{_timed(row, 10)}{_timed(sides['langchain-chroma']['searches'].get(case), 12)}")
     searches = report["real"]["quadrieve"]["searches"]
     print(f"\nHybrid takes {searches['hybrid']['p95_ms'] / searches['all']['p95_ms']:.2f} x dense (p95).")
     box = report["tools"]
@@ -464,18 +486,16 @@ def show(report: dict[str, Any]) -> None:
         )
 
 
-def name(case: str) -> str:
-    return (
-        f"one in {SELECTIVITY[case]:,} (filter)"
-        if case in SELECTIVITY
-        else f"{case} (1 in 1,000)" * (case == "namespace") or case
-    )
+def _name(case: str) -> str:
+    if case in SELECTIVITY:
+        return f"one in {SELECTIVITY[case]:,} (filter)"
+    return "one in 1,000 (namespace)" if case == "namespace" else case
 
 
-def timed(row: dict[str, float] | None, width: int) -> str:
+def _timed(row: dict[str, float] | None, width: int) -> str:
     if row is None:
-        return f"{'–':>{width}}{'–':>8}{'–':>8}"
-    recalled = f"{row['recall']:>8.3f}" if "recall" in row else f"{'–':>8}"
+        return f"{'-':>{width}}{'-':>8}{'-':>8}"
+    recalled = f"{row['recall']:>8.3f}" if "recall" in row else f"{'-':>8}"
     return f"{row['p50_ms']:>{width}.2f}{row['p95_ms']:>8.2f}{recalled}"
 
 
