@@ -228,7 +228,7 @@ async def tool_selection(spy, scripted):
     agent.invoke({"messages": [("user", "f")]})
     await agent.ainvoke({"messages": [("user", "g")]})
     await agent.ainvoke({"messages": [("user", "h"), ("assistant", "never"), ("user", "i")]})
-    return key("tool", "e: D.") + query("tool", "f\nf\nf", "g\ng\ng", "i\ni\ni\nh")
+    return key("tool", "e: D.") + query("tool", "f\nf", "g\ng", "i\ni\nh")
 
 
 @path
@@ -238,7 +238,7 @@ async def tool_selection_from_a_toolbox(spy, scripted):
     tool = StructuredTool.from_function(lambda: "a", name="a", description="never")
     agent = create_agent(scripted(lambda *_: AIMessage("said")), [tool], middleware=[ToolSelectionMiddleware(box)])
     agent.invoke({"messages": [("user", "b")]})
-    return key("tool", "a: D.") + query("tool", "b\nb\nb")
+    return key("tool", "a: D.") + query("tool", "b\nb")
 
 
 @pytest.mark.parametrize("name", PATHS)
