@@ -14,11 +14,19 @@ import typer
 
 from quadrieve import Role
 
+from .agent_command import agent
+
 if TYPE_CHECKING:
     from .four_roles import Case
 
 
-def demo(
+demo = typer.Typer()
+demo.command("agent")(agent)
+
+
+@demo.callback(invoke_without_command=True)
+def four_roles(
+    context: typer.Context,
     role: Annotated[list[Role] | None, typer.Option(help="Show only this role; may be given several times.")] = None,
     model: Annotated[str | None, typer.Option(help="Embedder: hub id or folder; the packaged one by default.")] = None,
     lm: Annotated[str | None, typer.Option(help="Reading model: hub id or folder; SmolLM2 by default.")] = None,
@@ -29,6 +37,8 @@ def demo(
 
     Example: quadrieve demo --role memory --role tool
     """
+    if context.invoked_subcommand:
+        return
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     from rich.console import Console

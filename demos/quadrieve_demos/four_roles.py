@@ -8,16 +8,16 @@ from typing import Any
 
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
-from langchain_core.tools import StructuredTool
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
 
 from langchain_quadrieve import ToolSelectionMiddleware
 from llama_index_quadrieve import QuadrieveRetriever
-from quadrieve import Embedder, ExampleBank, KnowledgeBase, Memory, Role, Tool, Toolbox
+from quadrieve import Embedder, ExampleBank, KnowledgeBase, Memory, Role, Toolbox
 
 from . import texts
+from .agent_langchain import runnable
 from .reader import Reader
 from .reader_langchain import ReaderChat
 from .reader_llama_index import ReaderLLM
@@ -135,7 +135,7 @@ def tool(embedder: Embedder, reader: Reader, *, every: bool) -> Iterator[Case]:
         box.register(tools)
         model = ReaderChat(reader=reader)
         agent: Any = create_agent(
-            model, [_recorded(tool) for tool in tools], middleware=[ToolSelectionMiddleware(box, max_tools=5)]
+            model, list(map(runnable, tools)), middleware=[ToolSelectionMiddleware(box, max_tools=5)]
         )
         alone: Any = create_agent(model, [])
         for row in _cases("tool_requests", every, 0, 3, 9):
@@ -170,18 +170,6 @@ def _cases(name: str, every: bool, *rows: int) -> list[dict[str, Any]]:
 
 def _with_notes(question: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": _NOTES}, {"role": "user", "content": question}]
-
-
-def _recorded(tool: Tool) -> StructuredTool:
-    """A LangChain tool that does nothing but say that it was called, as the demo's tools have no world to act on."""
-
-    def run(**arguments: Any) -> str:
-        return f"{tool.name} was called with {arguments}."
-
-    requests = "".join(f"\nRequest: {request}" for request in tool.usage)
-    return StructuredTool.from_function(
-        run, name=tool.name, description=tool.description + requests, args_schema=dict(tool.parameters)
-    )
 
 
 def _says(text: str, answer: str) -> bool:

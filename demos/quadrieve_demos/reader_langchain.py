@@ -19,22 +19,14 @@ from pydantic import ConfigDict
 
 from quadrieve.errors import ModelError
 
+from .guided_call import guided_call
 from .reader import Reader
 
-_FILLED = (
-    'Request: When is the train from Bern to Rome?\nDeparture city: "Bern"\n\n'
-    'Request: Play something by Ella Smith.\nArtist: "Ella Smith"\n\n'
-)
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "user"}
 
 
 class ReaderChat(BaseChatModel):
-    """A chat model over a `Reader`.
-
-    A model of 135 million parameters writes no valid call by itself, so its hand is led: which of the offered
-    tools it calls is the one whose description makes it find the request most likely, and it writes each required
-    argument itself, after two filled ones. What it said on its own stands in the message's content.
-    """
+    """A chat model over a `Reader`, whose hand is led to call tools: one for each thing that the user says."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -65,14 +57,12 @@ class ReaderChat(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         del stop, run_manager, kwargs
-        chat = _chat(messages)
-        answered = isinstance(messages[-1], ToolMessage)
-        if tools and not answered:
-            listed = "\n".join(f"- {tool['name']}: {tool['description']}" for tool in tools)
-            chat = [{"role": "system", "content": f"You can call these functions:\n{listed}"}, *chat]
-        said = self.reader.reply(chat, self.max_tokens)
-        calls = [] if answered or not tools else [self._call(messages[-1].text, tools)]
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(said, tool_calls=calls))])
+        if tools and not isinstance(messages[-1], ToolMessage):
+            call = guided_call(self.reader, messages[-1].text, tools)
+            message = AIMessage("", tool_calls=[{"name": call.name, "args": call.arguments, "id": uuid4().hex}])
+        else:
+            message = AIMessage(self.reader.reply(_chat(messages), self.max_tokens))
+        return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(
         self,
@@ -97,20 +87,6 @@ class ReaderChat(BaseChatModel):
     def prompt(self, messages: Sequence[BaseMessage]) -> str:
         """The exact text that the model reads for these messages."""
         return self.reader.prompt(_chat(messages))
-
-    def _call(self, request: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        def fit(tool: Mapping[str, Any]) -> float:
-            prompt = f"Function {tool['name']}: {tool['description']}\nRequest:"
-            return self.reader.log_likelihood(prompt, f" {request}")
-
-        tool = max(tools, key=fit)
-        schema = tool.get("parameters", {})
-        arguments: dict[str, Any] = {}
-        for name in schema.get("required", []):
-            described = schema["properties"][name].get("description", name)
-            prompt = f'{_FILLED}Request: {request}\n{described}: "'
-            arguments[name] = self.reader.complete(prompt, max_tokens=16, stop='"')
-        return {"name": tool["name"], "args": arguments, "id": uuid4().hex, "type": "tool_call"}
 
 
 class SeenPrompt(BaseCallbackHandler):
