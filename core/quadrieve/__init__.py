@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .embedder import Embedder, EmbedderLike, RoleView, ViewLike
     from .errors import FingerprintError, InputError, ModelError, QuadrieveError, ServerError, StoreError
     from .examples import Example, ExampleBank
-    from .index import Hit, Index, Record
+    from .index import Fusion, Hit, Index, Record
     from .knowledge import KnowledgeBase
     from .memory import Memory
     from .roles import Role, Task, find_task, register_task, tasks
@@ -20,7 +20,7 @@ _HOME = {
     "embedder": ("Embedder", "EmbedderLike", "RoleView", "ViewLike"),
     "errors": ("FingerprintError", "InputError", "ModelError", "QuadrieveError", "ServerError", "StoreError"),
     "examples": ("Example", "ExampleBank"),
-    "index": ("Hit", "Index", "Record"),
+    "index": ("Fusion", "Hit", "Index", "Record"),
     "knowledge": ("KnowledgeBase",),
     "memory": ("Memory",),
     "roles": ("Role", "Task", "find_task", "register_task", "tasks"),
@@ -35,6 +35,7 @@ __all__ = [
     "Example",
     "ExampleBank",
     "FingerprintError",
+    "Fusion",
     "Hit",
     "Index",
     "InputError",

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langgraph.store.base import SearchItem
 
 from langchain_quadrieve import MemoryMiddleware, QuadrieveStore
-from langchain_quadrieve.memory import Recollection
+from langchain_quadrieve.recollection import Recollection
 from quadrieve import EmbedderLike, InputError
 
 from .conversations import Conversations, Message

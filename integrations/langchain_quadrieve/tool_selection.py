@@ -103,7 +103,7 @@ class ToolSelectionMiddleware(AgentMiddleware[ToolSelectionState, Any, Any]):
             embedder: What encodes the tools, where there is no toolbox.
             max_tools: How many are chosen by rank; those of `always` and those required come on top.
             max_tokens: What the chosen tools' descriptions may take together.
-            always: Names of tools to offer in every turn.
+            always: Names of tools to offer in every turn in which they, and what they require, are allowed.
             allowed: Makes of the runtime context what the caller may use: permissions that it holds, or a function
                 of the `Tool`. What is not allowed is neither offered nor run.
             mode: How to rank: `hybrid`, `dense` or `lexical`.
@@ -222,7 +222,7 @@ class ToolSelectionMiddleware(AgentMiddleware[ToolSelectionState, Any, Any]):
             hits = self.toolbox.select(
                 _request(asked),
                 k=self.max_tools,
-                always=[name for name in self.always if name in names.difference(earlier)],
+                always=[name for name in self.always if name not in earlier and self._needed(name) <= names],
                 max_tokens=None if self.max_tokens is None else max(0, self.max_tokens - self._tokens(earlier)),
                 # A function is asked about every tool, so it is passed only where it decides something.
                 allowed=holds if len(names) == len(self._known) else lambda tool: tool.name in names,
@@ -232,6 +232,16 @@ class ToolSelectionMiddleware(AgentMiddleware[ToolSelectionState, Any, Any]):
             _log.warning("Choosing tools failed, so all %d are offered: %s", len(open_to), error, exc_info=error)
             return {name: {"fallback": str(error)} for name in open_to}
         return {hit.name: {"score": round(hit.score, 4), **hit.why} for hit in hits if hit.name in names}
+
+    def _needed(self, name: str) -> set[str]:
+        """A tool and all that it requires, whether it is there or not."""
+        needed: set[str] = set()
+        left = [name]
+        while left:
+            needed.add(name := left.pop())
+            if name in self._known:
+                left += set(self._known[name].requires) - needed
+        return needed
 
     def _tokens(self, names: Iterable[str]) -> int:
         return sum(self.toolbox.count_tokens(self._known[name].describe()) for name in names)

@@ -19,9 +19,8 @@ from llama_index.core.utils import get_tokenizer
 from quadrieve import Hit, InputError, Memory, Record
 from quadrieve.index.filters import read_filter
 from quadrieve.index.records import content_id
+from quadrieve.quoting import quote
 from quadrieve.turns import Turn, exchanges, query_text, render
-
-from .quoting import quote
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.core.conftest import HashingEmbedder
 from tests.core.texts import HARD
 
-from quadrieve import Embedder, KnowledgeBase, Memory
+from quadrieve import Embedder, Fusion, KnowledgeBase, Memory
 
 WORDS = "tide lamp gull bread ledger trail council seal harbour kettle frost window parcel".split()
 
@@ -132,6 +132,16 @@ class TestNames:
         assert "lexical" not in by_id["c"]
         assert next(hit.why for hit in kb.search("tide gull", mode="lexical")) == {"lexical": 1}
         assert next(hit.why for hit in kb.search("tide gull", mode="dense")) == {"dense": 1}
+
+    def test_how_much_words_count_can_be_set(self, kb: KnowledgeBase) -> None:
+        kb.add([f"{a} {b} {c}" for a, b, c in itertools.combinations(WORDS, 3)])
+        orders = {
+            mode: [hit.id for hit in kb.search("tide gull frost", k=50, mode=mode)] for mode in ("dense", "lexical")
+        }
+        kb.index.fusion = Fusion(rate=0, lead=0)
+        assert [hit.id for hit in kb.search("tide gull frost", k=50)] == orders["dense"]
+        kb.index.fusion = Fusion(rate=1e6)
+        assert kb.search("tide gull frost", k=1)[0].id == orders["lexical"][0]
 
     def test_words_add_candidates_that_meaning_does_not_have(self, kb: KnowledgeBase) -> None:
         kb.add([f"alpha tide {i}" for i in range(300)])

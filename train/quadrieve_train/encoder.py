@@ -71,11 +71,19 @@ class BiEncoder(nn.Module):
     def forward(self, groups: Sequence[Features]) -> tuple[Tensor, Tensor]:
         """Unit vectors `[n, dim]` float32 of all texts, group after group, and the temperature."""
         vectors = []
-        for group in groups:
-            hidden = self.backbone(**group).last_hidden_state
+        for group, inputs in zip(groups, self._look_up(groups), strict=True):
+            hidden = self.backbone(inputs_embeds=inputs, attention_mask=group["attention_mask"]).last_hidden_state
             pooled = pool(hidden, group["attention_mask"], self.pooling)
             vectors.append(nn.functional.normalize(pooled.float(), dim=-1))
         return torch.cat(vectors), self.temperature()
+
+    def _look_up(self, groups: Sequence[Features]) -> list[Tensor]:
+        """The tokens' embeddings, all in one go: each look-up makes a gradient of the vocabulary's whole size."""
+        embeddings: nn.Module = self.backbone.get_input_embeddings()  # type: ignore[operator]  # transformers' own
+        ids = [group["input_ids"] for group in groups]
+        found = embeddings(torch.cat([part.flatten() for part in ids]))
+        parts = found.split([part.numel() for part in ids])
+        return [rows.view(*part.shape, -1) for rows, part in zip(parts, ids, strict=True)]
 
     def merged(self) -> nn.Module:
         """The backbone as it is saved: LoRA adapters merged into a copy of it."""

@@ -15,12 +15,12 @@ import numpy as np
 
 from .columns import Mask
 from .postings import Postings, Scores, idf
-from .records import HASH, RECORD, WITHIN, Flat, Record, from_chroma, to_chroma
+from .records import NAMESPACE, RECORD, Flat, Record, above, from_chroma, to_chroma
 from .vectors import Slots
 
 # Rows that a lexical search may score: the rarest words of a query go first, so that everyday words
 # cannot make a search over very many records slow.
-_ROWS = 250_000
+_ROWS = 100_000
 
 _NAME = 1000  # a word of several parts is looked for as a whole if so many records or fewer hold one of the parts
 
@@ -121,7 +121,8 @@ class Catalog:
 
     def keys(self, ids: Sequence[str]) -> dict[str, set[str]]:
         """Metadata keys by id, as Chroma has them."""
-        return {id: {*json.loads(flat), HASH, RECORD, WITHIN} for id, _, _, flat in self._by_id(ids)}
+        flats = {id: json.loads(flat) for id, _, _, flat in self._by_id(ids)}
+        return {id: {*flat, RECORD, *above(tuple(json.loads(flat[NAMESPACE])))} for id, flat in flats.items()}
 
     def entries(self, slots: Iterable[int]) -> dict[int, Entry]:
         """Entries by slot."""
@@ -129,7 +130,7 @@ class Catalog:
             "SELECT slot, id, flat, text, body FROM record WHERE slot IN (SELECT value FROM json_each(?))", list(slots)
         )
         return {
-            slot: Entry(slot, from_chroma(id, text, {**json.loads(flat), RECORD: body}))
+            slot: Entry(slot, from_chroma(id, text, {**json.loads(flat), **({RECORD: body} if body else {})}))
             for slot, id, flat, text, body in rows
         }
 
@@ -137,10 +138,10 @@ class Catalog:
         """Set what slots hold, all or nothing."""
         rows = []
         for slot, record in entries:
-            flat = to_chroma(record, hashes[record.id])
-            body = flat.pop(RECORD)
-            for key in (HASH, WITHIN):
-                flat.pop(key, None)
+            flat = to_chroma(record)
+            body = flat.pop(RECORD, "")
+            for key in above(record.namespace):
+                del flat[key]
             packed = json.dumps(flat, ensure_ascii=False, separators=(",", ":"))
             rows.append((slot, record.id, hashes[record.id], packed, record.text, body))
         with self._transaction():

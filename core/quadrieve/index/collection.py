@@ -11,12 +11,14 @@ import numpy as np
 from ..embedder import Vectors, ViewLike
 from ..errors import FingerprintError, ServerError, StoreError
 from .filters import Filter, for_chroma
-from .records import HASH, RESERVED, Record, from_chroma, to_chroma
+from .records import RESERVED, Record, content_hash, from_chroma, to_chroma
 
 if TYPE_CHECKING:
     from chromadb import Collection as ChromaCollection
     from chromadb.api import ClientAPI
 
+#: Records that Chroma collects before it writes its graph, as a whole: by its default of 1,000 it does little else.
+SYNC = 5000
 _FINGERPRINT = f"{RESERVED}fingerprint"
 
 
@@ -35,7 +37,7 @@ class StampedCollection:
             self.chroma: ChromaCollection = client.get_or_create_collection(
                 name,
                 metadata=_stamp(view),
-                configuration={"hnsw": {"space": "cosine"}},
+                configuration={"hnsw": {"space": "cosine", "sync_threshold": SYNC}},
                 embedding_function=None,
             )
             # get_or_create returns what was asked for, not what is stored.
@@ -62,7 +64,6 @@ class StampedCollection:
     def put(
         self,
         records: Sequence[Record],
-        hashes: Mapping[str, str],
         vectors: Vectors,
         keys_before: Mapping[str, set[str]] | None = None,
     ) -> None:
@@ -70,7 +71,6 @@ class StampedCollection:
 
         Args:
             records: The records.
-            hashes: Their content hashes by id.
             vectors: Their vectors, `[n, dim]`.
             keys_before: Metadata keys that are stored, by id; None asks Chroma.
         """
@@ -82,7 +82,7 @@ class StampedCollection:
                 keys_before = {id: set(flat or ()) for id, flat in flats}
             metadatas: list[Any] = []
             for record in records:
-                flat: dict[str, Any] = dict(to_chroma(record, hashes[record.id]))
+                flat: dict[str, Any] = dict(to_chroma(record))
                 # Chroma merges metadata on upsert; None takes a key away.
                 flat |= dict.fromkeys(keys_before.get(record.id, set()) - set(flat))
                 metadatas.append(flat)
@@ -92,9 +92,7 @@ class StampedCollection:
 
     def hashes(self, ids: Sequence[str]) -> dict[str, str]:
         """Content hash by id, of those that are stored; at most `batch_size` at a time."""
-        with _asking_chroma(self.chroma.name):
-            found = self.chroma.get(ids=list(ids), include=["metadatas"])
-        return {id: str(flat[HASH]) for id, flat in zip(found["ids"], found["metadatas"] or (), strict=True)}
+        return {record.id: content_hash(record) for record in self.get(ids)}
 
     def ids(self, filter: Filter | None = None) -> list[str]:
         """The ids of all records, or of those that match."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from ..errors import InputError
-from .records import NAMESPACE, RESERVED, WITHIN, Namespace, Scalar, namespace_key
+from .records import NAMESPACE, RESERVED, Namespace, Scalar, level_key, namespace_key
 
 Operator = Literal["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$contains", "$not_contains"]
 OPERATORS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$contains", "$not_contains")
@@ -83,7 +83,8 @@ def for_chroma(filter: Filter | None) -> dict[str, Any] | None:
     if filter is None:
         return None
     if isinstance(filter, Within):
-        return {WITHIN: {"$contains": namespace_key(filter.prefix)}}
+        key = namespace_key(filter.prefix)
+        return {"$or": [{NAMESPACE: {"$eq": key}}, {level_key(len(filter.prefix)): {"$eq": key}}]}
     if isinstance(filter, Comparison):
         value = list(filter.value) if isinstance(filter.value, tuple) else filter.value
         return {filter.key: {filter.operator: value}}

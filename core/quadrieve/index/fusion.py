@@ -2,52 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..embedder import Vectors
+from ..roles import Role
 
 Scores = NDArray[np.float64]
 
 
-#: Cosine that one unit of BM25 is worth, fitted on the dev queries of 13 retrieval sets in four roles.
-RATE = 0.0164
-#: Cosine that it is worth to be the only record with all words of a query: an exact name should win.
-LEAD = 0.15
-#: Cosine that it is worth to hold a code of the query that hardly any other record holds: more than any cosine.
-NAMED = 2.0
+@dataclass(frozen=True)
+class Fusion:
+    """How much words tell beside meaning, in units of cosine. The defaults are fitted on dev queries.
 
-
-def fuse(cosines: Scores, bm25: Scores, *, whole: float, cut: bool) -> Scores:
-    """One score from the two that each candidate of two rankings has.
-
-    The cosine, plus a fixed rate for every unit of BM25 above the last of the lexical ranking, plus a reward for the
-    best lexical hit by how far it leads the second. BM25 is a sum of log-odds over the query's words, so its
-    size says how much the words tell. Reciprocal ranks, and scores stretched to the range of their list, throw that
-    away and give a ranking without evidence the same say as a clear hit.
-
-    Args:
-        cosines: Cosine of every candidate, `[n]`.
-        bm25: BM25 of every candidate, `[n]`; 0 where it is not in the lexical ranking.
-        whole: BM25 of a record of average length with every word of the query once.
-        cut: Whether the lexical ranking was cut off, so that its last score bounds all that it left out.
-
-    Returns:
-        Scores `[n]`, higher is better; with no lexical hit, the cosines.
+    Attributes:
+        rate: What one unit of BM25 is worth.
+        lead: What it is worth to be the only record with all words of a query: an exact name should win.
+        named: What it is worth to hold a code of the query that hardly any other record holds; by default more than
+            any cosine.
 
     Example:
-        >>> fuse(np.array([0.5, 0.4]), np.array([0.0, 9.0]), whole=10.0, cut=False).argmax()
+        >>> Fusion().scores(np.array([0.5, 0.4]), np.array([0.0, 9.0]), whole=10.0, cut=False).argmax()
         np.int64(1)
     """
-    hits = bm25[bm25 > 0]
-    if len(hits) == 0:
-        return cosines
-    floor = float(hits.min()) if cut else 0.0
-    fused = cosines + RATE * np.maximum(bm25 - floor, 0.0)
-    best = int(bm25.argmax())
-    second = float(np.delete(bm25, best).max(initial=0.0))
-    fused[best] += LEAD * min(1.0, (float(bm25[best]) - second) / max(whole, 1e-9))
-    return fused
+
+    rate: float = 0.0164
+    lead: float = 0.15
+    named: float = 2.0
+
+    def scores(self, cosines: Scores, bm25: Scores, *, whole: float, cut: bool) -> Scores:
+        """One score from the two that each candidate of two rankings has.
+
+        The cosine, plus a fixed rate for every unit of BM25 above the last of the lexical ranking, plus a reward for
+        the best lexical hit by how far it leads the second. BM25 is a sum of log-odds over the query's words, so its
+        size says how much the words tell. Reciprocal ranks, and scores stretched to the range of their list, throw
+        that away and give a ranking without evidence the same say as a clear hit.
+
+        Args:
+            cosines: Cosine of every candidate, `[n]`.
+            bm25: BM25 of every candidate, `[n]`; 0 where it is not in the lexical ranking.
+            whole: BM25 of a record of average length with every word of the query once.
+            cut: Whether the lexical ranking was cut off, so that its last score bounds all that it left out.
+
+        Returns:
+            Scores `[n]`, higher is better; with no lexical hit, the cosines.
+        """
+        hits = bm25[bm25 > 0]
+        if len(hits) == 0:
+            return cosines
+        floor = float(hits.min()) if cut else 0.0
+        fused = cosines + self.rate * np.maximum(bm25 - floor, 0.0)
+        best = int(bm25.argmax())
+        second = float(np.delete(bm25, best).max(initial=0.0))
+        fused[best] += self.lead * min(1.0, (float(bm25[best]) - second) / max(whole, 1e-9))
+        return fused
+
+
+def fusion_of(role: Role) -> Fusion:
+    """What suits a role: solved examples are alike in kind more than in words.
+
+    Example:
+        >>> fusion_of(Role.EXAMPLE).rate < fusion_of(Role.KNOWLEDGE).rate
+        True
+    """
+    return Fusion(rate=0.01) if role is Role.EXAMPLE else Fusion()
 
 
 def diversify(relevance: Scores, vectors: Vectors, k: int, diversity: float) -> list[int]:

@@ -13,10 +13,10 @@ import numpy as np
 
 from ..embedder import Vectors
 from .catalog import Catalog, Entry, Match
-from .collection import StampedCollection
+from .collection import SYNC, StampedCollection
 from .columns import Columns, Mask
 from .filters import Filter
-from .fusion import NAMED, Scores, fuse
+from .fusion import Scores
 from .graph_files import clear_unused
 from .location import close_client
 from .ranking import Candidate, Query
@@ -25,7 +25,6 @@ from .vectors import Slots, VectorFile
 
 _POOL = 100  # candidates of each ranker that are fused
 _PAGE = 5000
-_GRAPH = 1000  # records that Chroma collects before it puts them into its graph
 
 
 class Generation:
@@ -65,8 +64,8 @@ class Generation:
         """Write records, each as a whole."""
         with self._lock, self._changing():
             ids = [record.id for record in records]
-            self.collection.put(records, hashes, vectors, self._catalog.keys(ids))
-            if self._folder is not None and self._catalog.total == 0 and len(records) < _GRAPH:
+            self.collection.put(records, vectors, self._catalog.keys(ids))
+            if self._folder is not None and self._catalog.total == 0 and len(records) < SYNC:
                 clear_unused(self._folder)  # its files were made just now, and stay as they are for a while
             self._enter(records, hashes, vectors)
 
@@ -132,8 +131,9 @@ class Generation:
                 relevance = np.zeros(len(union))
                 relevance[np.searchsorted(union, match.slots)] = match.scores
                 if query.mode == "hybrid":
-                    relevance = fuse(cosines, relevance, whole=match.whole, cut=len(match.slots) >= pool)
-                    relevance[np.isin(union, match.named)] += NAMED
+                    cut = len(match.slots) >= pool
+                    relevance = query.fusion.scores(cosines, relevance, whole=match.whole, cut=cut)
+                    relevance[np.isin(union, match.named)] += query.fusion.named
             order = np.argsort(-relevance, kind="stable")
             if query.min_score is not None:
                 order = order[cosines[order] >= query.min_score]

@@ -14,7 +14,7 @@ from ..errors import FingerprintError, InputError, StoreError
 from ..roles import Role
 from .embedded import EmbeddedRecords
 from .filters import Filter, all_of, in_namespace
-from .fusion import diversify
+from .fusion import Fusion, diversify, fusion_of
 from .location import Location, as_folder, collection_name, connect
 from .ranking import Candidate, Embed, Mode, Query, RecordStore
 from .records import Hit, Namespace, Record, content_hash
@@ -23,12 +23,17 @@ from .served import ServedRecords
 T = TypeVar("T")
 
 _BATCH = 1024  # records embedded and written together: what a killed process has to do again at most
+_GIVEN = 5000  # records written together that need not be embedded
 
 
 class Index:
     """Texts of one role under one name, searched by meaning and by words.
 
     Thread-safe. Use a role (`KnowledgeBase`, `Memory`, …) unless you build one of your own.
+
+    Attributes:
+        view: What embeds.
+        fusion: How much words count beside meaning in the mode `hybrid`; set another one to weigh them otherwise.
 
     Example:
         >>> from quadrieve import Embedder, Index, Record, Role
@@ -39,9 +44,12 @@ class Index:
         'a'
     """
 
-    def __init__(self, records: RecordStore, view: ViewLike, *, on_long: OnLong = "warn") -> None:
+    def __init__(
+        self, records: RecordStore, view: ViewLike, *, on_long: OnLong = "warn", fusion: Fusion | None = None
+    ) -> None:
         self._records = records
         self.view = view
+        self.fusion = fusion or Fusion()
         self._on_long = on_long
         self._closed = False
         self._migrating = threading.RLock()
@@ -73,7 +81,7 @@ class Index:
             records = EmbeddedRecords.in_folder(folder / collection, collection, view)
         else:
             records = ServedRecords.open(connect(location), collection, view)
-        return cls(records, view, on_long=on_long)
+        return cls(records, view, on_long=on_long, fusion=fusion_of(role))
 
     def __enter__(self) -> Self:
         return self
@@ -109,8 +117,8 @@ class Index:
             if unique.setdefault(record.id, record) != record:
                 raise InputError(f"The id {record.id!r} stands for two different records; give each its own.")
         store = self._open_records()
-        batch = min(_BATCH, store.batch_size)
         pending = list(unique.values())
+        batch = min(_GIVEN if all(record.vector is not None for record in pending) else _BATCH, store.batch_size)
         with tqdm(total=len(pending), unit="record", desc="Indexing", disable=not progress) as bar:
             for start in range(0, len(pending), batch):
                 some = pending[start : start + batch]
@@ -169,6 +177,7 @@ class Index:
                     text=query if isinstance(query, str) else None,
                     n=k if diversity is None else max(4 * k, 20),
                     mode=mode,
+                    fusion=self.fusion,
                     filter=all_of(in_namespace(namespace, within), filter),
                     namespace=namespace,
                     ids=ids,

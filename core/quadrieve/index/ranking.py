@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from ..embedder import Vectors, ViewLike
 from .filters import Filter
+from .fusion import Fusion
 from .records import Namespace, Record
 
 Mode = Literal["hybrid", "dense", "lexical"]
@@ -26,6 +27,7 @@ class Query:
         text: The words, or None where only a vector is known.
         n: How many candidates at most.
         mode: How to rank.
+        fusion: How much words count in the mode `hybrid`.
         filter: What may be found, the namespace included; None is everything.
         namespace: The only namespace that the filter lets through, if there is one.
         ids: Only these; None is any.
@@ -37,6 +39,7 @@ class Query:
     text: str | None
     n: int
     mode: Mode
+    fusion: Fusion
     filter: Filter | None = None
     namespace: Namespace | None = None
     ids: Sequence[str] | None = None

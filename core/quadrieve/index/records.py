@@ -19,9 +19,7 @@ Namespace: TypeAlias = "tuple[str, ...]"
 #: Metadata keys that begin so are the index's own.
 RESERVED = "quadrieve:"
 RECORD = f"{RESERVED}record"
-HASH = f"{RESERVED}hash"
 NAMESPACE = f"{RESERVED}namespace"
-WITHIN = f"{RESERVED}within"
 
 
 @dataclass(frozen=True)
@@ -156,32 +154,59 @@ def _is_scalar(value: object) -> bool:
     return isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) < 2**63)
 
 
+def _is_kept(value: object) -> bool:
+    """Whether Chroma gives back what it was given, type and all."""
+    return "\x00" not in value if isinstance(value, str) else _is_scalar(value)
+
+
 def content_hash(record: Record) -> str:
     """Changes with anything that is stored of a record but its vector."""
     return content_id(record.namespace, record.text, record.metadata, record.payload, dict(record.fields))
 
 
-def to_chroma(record: Record, hash: str) -> Flat:
-    """A record's Chroma metadata: the flat parts to filter on, its content hash, and the whole as one JSON string."""
+def to_chroma(record: Record) -> Flat:
+    """A record's Chroma metadata: the flat parts to filter on, and its whole where it is more.
+
+    Every key costs Chroma time when it is written, and a list eight times as much, so nothing is said twice.
+    """
     flat: Flat = dict(flatten(record.metadata))
+    whole = record.payload is None and len(flat) == len(record.metadata) and all(map(_is_kept, flat.values()))
     flat |= {f"{RESERVED}{key}": value for key, value in record.fields.items()}
+    flat |= above(record.namespace)
     flat[NAMESPACE] = namespace_key(record.namespace)
-    if record.namespace:
-        flat[WITHIN] = [namespace_key(record.namespace[:level]) for level in range(1, len(record.namespace) + 1)]
-    flat[HASH] = hash
-    flat[RECORD] = canonical_json([record.metadata, record.payload])
+    if not whole:
+        flat[RECORD] = canonical_json([record.metadata, record.payload])
     return flat
+
+
+def above(namespace: Namespace) -> dict[str, Scalar]:
+    """The namespaces that hold a namespace, by the key of their level, which is how deep they lie.
+
+    Example:
+        >>> above(("acme", "ada"))
+        {'quadrieve:within:1': '["acme"]'}
+    """
+    return {level_key(level): namespace_key(namespace[:level]) for level in range(1, len(namespace))}
+
+
+def level_key(level: int) -> str:
+    """The metadata key that names the namespace so many levels deep that a record's own lies in."""
+    return f"{RESERVED}within:{level}"
 
 
 def from_chroma(id: str, text: str, flat: Mapping[str, Any], vector: Sequence[float] | Vectors | None = None) -> Record:
     """The record that `to_chroma` wrote."""
     import numpy as np
 
-    metadata, payload = json.loads(flat[RECORD])
-    own = (HASH, RECORD, NAMESPACE, WITHIN)
+    if RECORD in flat:
+        metadata, payload = json.loads(flat[RECORD])
+    else:
+        metadata, payload = {key: flat[key] for key in sorted(flat) if not key.startswith(RESERVED)}, None
+    namespace: Namespace = tuple(json.loads(flat[NAMESPACE]))
+    own = {RECORD, NAMESPACE, *above(namespace)}
     fields = {key[len(RESERVED) :]: value for key, value in flat.items() if key.startswith(RESERVED) and key not in own}
     row = None if vector is None else np.asarray(vector, dtype=np.float32)
-    return Record(id, text, metadata, payload, fields, tuple(json.loads(flat[NAMESPACE])), row)
+    return Record(id, text, metadata, payload, fields, namespace, row)
 
 
 def cosine(distance: float) -> float:

@@ -53,9 +53,10 @@ class ServedRecords:
         self.collection.check(view)
 
     def put(self, records: Sequence[Record], hashes: Mapping[str, str], vectors: Vectors, view: ViewLike) -> None:
-        """Write records, each as a whole."""
+        """Write records, each as a whole; their hashes can be told from them."""
+        del hashes
         self.check(view)
-        self.collection.put(records, hashes, vectors)
+        self.collection.put(records, vectors)
 
     @property
     def version(self) -> None:
@@ -120,7 +121,7 @@ class ServedRecords:
             if missing:
                 records = old.get(missing, vectors=True)
                 vectors = np.stack([_row(record) for record in records]) if embed is None else embed(records)
-                fresh.put(records, hashes, vectors)
+                fresh.put(records, vectors)
             progress(start + len(some), len(ids))
         gone = set(fresh.ids()) - set(ids)
         if gone:

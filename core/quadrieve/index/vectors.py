@@ -24,6 +24,7 @@ Slots = NDArray[np.int64]
 _EXTRA = 8  # candidates of the coarse scan for each hit asked for
 _LEAST = 128
 _TRIED = 8192  # rows on which ways of multiplying are compared
+_RUNS = 20  # of each: the first ones may wait for threads
 _SMALL = 4096  # below so many rows, float32 is scanned at once
 
 
@@ -137,7 +138,7 @@ def _quickest_products(dim: int) -> Products:
         try:
             products(rows, query)
             runs = []
-            for _ in range(3):
+            for _ in range(_RUNS):
                 start = time.perf_counter()
                 products(rows, query)
                 runs.append(time.perf_counter() - start)

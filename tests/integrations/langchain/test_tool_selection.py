@@ -183,6 +183,19 @@ def test_what_a_tool_requires_comes_with_it(agent_of):
     assert result["tool_selection"]["why"]["find_id"]["required_by"] == "move_event"
 
 
+def test_a_tool_always_wanted_waits_for_what_it_requires(agent_of):
+    tools = [
+        made("raise_salary", "Zzz.", requires=["read_salary"]),
+        made("read_salary", "Zzz.", permissions=["hr"]),
+        *TOOLS,
+    ]
+    model, agent = agent_of(tools=tools, max_tools=1, always=["raise_salary"], allowed=lambda context: context["holds"])
+    say(agent, WEATHER, {"holds": []})
+    assert model.offers[-1] == ["get_weather"]
+    say(agent, WEATHER, {"holds": ["hr"]})
+    assert set(model.offers[-1]) == {"raise_salary", "read_salary", "get_weather"}
+
+
 def test_requests_that_a_tool_answers_help_to_find_it(agent_of):
     tools = [made("xq7", "Zzz.", usage=["Is it raining?", "Do I need an umbrella?"]), send_email, convert_currency]
     model, agent = agent_of(tools=tools, max_tools=1)
