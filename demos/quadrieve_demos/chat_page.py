@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # others load fonts from outside
 CSS = """
 footer, #talk button[aria-label=Clear] {display: none !important}
+.toast-wrap * {pointer-events: none !important}
 .gradio-container {max-width: 1240px !important}
 .said {white-space: pre-wrap; overflow-wrap: anywhere; max-height: 12em; overflow: auto; margin: 2px 0 10px}
 .about {opacity: .75; font-size: .85em}
@@ -82,15 +83,15 @@ class ChatPage:
                     self.remove = gr.Button("Remove the chosen", variant="stop")
 
     def _connect(self) -> None:
-        tab, turn = [self.user, self.thread], [self.message, self.talk, self.panel, self.notice]
+        tab, turn = [self.user, self.thread], [self.talk, self.panel, self.notice]
         asked, listed = [self.user, self.query], [self.memories, self.text, self.documents]
         opened = self.blocks.load(None, self.user, tab, js=OPEN)
         opened.then(self._open, tab, turn, show_progress="hidden")
-        said = self.message.submit(
-            self._answer, [self.message, *tab], turn, concurrency_limit=4, show_progress="hidden"
-        )
-        self.message.stop(lambda: gr.Textbox(**IDLE), None, self.message, cancels=said)
-        switched = gr.on([self.user.submit, self.fresh.click], None, self.user, tab, js=SWITCH, cancels=said)
+        asking, answering = [self.message, *tab], [self.message, *turn]
+        said = self.message.submit(self._answer, asking, answering, concurrency_limit=4, show_progress="hidden")
+        switches = [self.user.submit, self.fresh.click]
+        gr.on([self.message.stop, *switches], lambda: gr.Textbox(**IDLE), None, self.message, cancels=said)
+        switched = gr.on(switches, None, self.user, tab, js=SWITCH)
         switched.then(self._open, tab, turn).then(self._list, asked, listed)
         gr.on([self.memories_tab.select, self.documents_tab.select, self.query.submit], self._list, asked, listed)
         self.memories.input(self._choose, [self.user, self.memories], self.text)
@@ -104,7 +105,7 @@ class ChatPage:
 
     def _open(self, user: str, thread: str) -> tuple[Any, ...]:
         talk = [_as_text(message) for message in self._loading.result().conversation(user, thread)]
-        return gr.Textbox(**IDLE), talk, NOTHING, gr.Markdown(visible=False)
+        return talk, NOTHING, gr.Markdown(visible=False)
 
     def _answer(self, message: str, user: str, thread: str) -> Iterator[dict[Any, Any]]:
         def talk(answer: str) -> list[dict[str, str]]:
@@ -133,7 +134,7 @@ class ChatPage:
 
     def _forget(self, user: str, keys: Sequence[str], _text: str) -> None:
         self._loading.result().forget(user, keys)
-        gr.Info(f"{len(keys)} forgotten, and erased from the disk.")
+        gr.Info(f"{len(keys)} forgotten, and erased from the disk.", duration=3)
 
     def _correct(self, user: str, keys: Sequence[str], text: str) -> None:
         if len(keys) == 1 and text.strip():
