@@ -110,17 +110,19 @@ def _open(framework: str, lm: str | None) -> tuple[Lead, Callable[[str], int]]:
 
 def _print_turn(turn: Turn, summary: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
+    lines = Table.grid(padding=(0, 2))
+    for label, text, right in (
+        ("  offered", ", ".join(turn.offered), turn.found),
+        ("  called", "; ".join(turn.called) or f"nothing, and said: {turn.said}", turn.right),
+        ("  saved", f"{_saved(turn.tokens, summary):.2%} of the tokens, in {turn.milliseconds:.0f} ms", None),
+    ):
+        lines.add_row(label, Text(text, style={True: "green", False: "red", None: ""}[right]))
     console = Console()
     console.print(Text(f"\n{turn.talk}: {turn.asked}", style="bold"))
-    for label, text, right in (
-        ("offered", ", ".join(turn.offered), turn.found),
-        ("called", "; ".join(turn.called) or f"nothing, and said: {turn.said}", turn.right),
-        ("saved", f"{_saved(turn.tokens, summary):.2%} of the tokens that all tools take", None),
-        ("chosen in", f"{turn.milliseconds:.0f} ms", None),
-    ):
-        console.print(Text(f"  {label:<10} {text}", style={True: "green", False: "red", None: ""}[right]))
+    console.print(lines)
 
 
 def _print_summary(turns: Sequence[Turn], summary: dict[str, Any]) -> None:

@@ -25,11 +25,11 @@ CSS = """
 footer, #talk button[aria-label=Clear] {display: none !important}
 .toast-wrap * {pointer-events: none !important}
 .gradio-container {max-width: 1240px !important}
-.said {white-space: pre-wrap; overflow-wrap: anywhere; max-height: 12em; overflow: auto; margin: 2px 0 10px}
+.said {white-space: pre-wrap; overflow-wrap: anywhere; max-height: 30em; overflow: auto; margin: 2px 0 10px}
+#fresh {align-self: center}
 .about {opacity: .75; font-size: .85em}
 .listed .wrap {max-height: 20em; overflow: auto}
-.listed label {width: 100%}
-.listed label span {overflow-wrap: anywhere; white-space: normal}
+.listed label, .listed label span {width: 100%; overflow-wrap: anywhere; white-space: normal}
 """
 # A tab keeps who is talking and in which conversation, and keeps it over a reload and a restart.
 OPEN = "user => [sessionStorage.user || user, sessionStorage.thread ||= crypto.randomUUID()]"
@@ -56,7 +56,7 @@ class ChatPage:
         self.notice = gr.Markdown(LOADING, elem_id="notice")
         with gr.Row():
             self.user = gr.Textbox("me", label="You are", elem_id="user", submit_btn="Switch", scale=2, min_width=200)
-            self.fresh = gr.Button("New conversation", scale=1, min_width=140)
+            self.fresh = gr.Button("New conversation", scale=1, min_width=140, elem_id="fresh")
         self.thread = gr.Textbox(visible="hidden")
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
@@ -188,7 +188,7 @@ def serve(load: Callable[[], Companion], host: str, port: int, *, browser: bool 
 
 def show_panel(reply: Reply) -> str:
     """What a turn was given, as HTML in which all that somebody said is text."""
-    memories = [_quote(one["text"], f"{one['at']} · {one['source']} · {_why(one)}") for one in reply.recalled]
+    memories = [_quote(one["text"], f"{one['at'][:16]} · {one['source']} · {_why(one)}") for one in reply.recalled]
     passages = [_quote(one["text"], f"{one['source']} · {_why(one)}") for one in reply.passages]
     tools = [_quote(line, "") for line in reply.tools]
     parts = [f"<p><b>{escape(reply.notice)}</b></p>" if reply.notice else ""]
@@ -216,4 +216,4 @@ def _why(found: Mapping[str, Any]) -> str:
 def _line(item: Any) -> str:
     text = " / ".join(str(item.value["text"]).splitlines())
     score = "" if item.score is None else f" · {item.score:.2f}"
-    return f"{item.value['at'][:16].replace('T', ' ')}{score} · {text if len(text) <= 300 else text[:299] + '…'}"
+    return f"{item.value['at'][:16]}{score} · {text if len(text) <= 300 else text[:299] + '…'}"
