@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .columns import Mask
+from .names import names_in
 from .postings import Postings, Scores, idf
 from .records import NAMESPACE, RECORD, Flat, Record, above, from_chroma, to_chroma
 from .vectors import Slots
@@ -24,7 +25,8 @@ _ROWS = 100_000
 
 _NAME = 1000  # a word of several parts is looked for as a whole if so many records or fewer hold one of the parts
 
-_FEW_HOLD = 3  # a code that more records hold names none of them
+_FEW_HOLD = 3  # a name that more records hold names none of them
+_ONE_IN = 1000  # nor does a mere capitalised word that more of all records hold
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -54,8 +56,7 @@ class Match(NamedTuple):
         slots: Where the records are.
         scores: Their BM25.
         whole: The BM25 of a record of average length that has every word of the query once.
-        named: Records that hold a code of the query (a word with a digit in it such as `ERR-4711`) that hardly any
-            other record holds.
+        named: Records that hold a name of the query (see `names_in`) that hardly any other record holds.
     """
 
     slots: Slots
@@ -167,7 +168,8 @@ class Catalog:
             n: How many at most.
             mask: Which slots may be found, `[capacity]`; None is any.
         """
-        parts = self._words(query.split())
+        texts = query.split()
+        parts = self._words(texts)
         frequencies = {word: self._postings.frequency(word) for part in parts for word in part}
         whole = sum(idf(count, self.total) for count in frequencies.values())
         names = [
@@ -178,9 +180,12 @@ class Catalog:
             best = np.argpartition(scores, -n)[-n:]
             slots, scores = slots[best], scores[best]
         order = np.lexsort((slots, -scores))
-        named = [self._postings.holders(part) for part in parts if _is_code(part)]
-        few = [some for some in named if len(some) <= _FEW_HOLD]
-        return Match(slots[order], scores[order], whole, np.unique(np.concatenate([*few, slots[:0]])))
+        named = [slots[:0]]
+        for part, kind in zip(parts, names_in(texts), strict=True):
+            holders = self._postings.holders(part) if kind and part else slots[:0]
+            if len(holders) <= min(_FEW_HOLD, self.total // _ONE_IN if kind == "capitalised" else _FEW_HOLD):
+                named.append(holders)
+        return Match(slots[order], scores[order], whole, np.unique(np.concatenate(named)))
 
     def _words(self, texts: Sequence[str]) -> list[list[str]]:
         """The words of each text in their order, cut exactly as the lexicon cuts its texts."""
@@ -237,12 +242,6 @@ class _Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._db.execute("COMMIT" if kind is None else "ROLLBACK")
-
-
-def _is_code(part: Sequence[str]) -> bool:
-    """Whether a part of a query is a code: digits with letters or with other parts."""
-    text = "".join(part)
-    return any(c.isdigit() for c in text) and (len(part) > 1 or any(c.isalpha() for c in text))
 
 
 def _affordable(frequencies: Mapping[str, int]) -> list[str]:

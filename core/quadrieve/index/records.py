@@ -170,7 +170,7 @@ def to_chroma(record: Record) -> Flat:
     Every key costs Chroma time when it is written, and a list eight times as much, so nothing is said twice.
     """
     flat: Flat = dict(flatten(record.metadata))
-    whole = record.payload is None and len(flat) == len(record.metadata) and all(map(_is_kept, flat.values()))
+    whole = record.payload is None and flat.keys() == record.metadata.keys() and all(map(_is_kept, flat.values()))
     flat |= {f"{RESERVED}{key}": value for key, value in record.fields.items()}
     flat |= above(record.namespace)
     flat[NAMESPACE] = namespace_key(record.namespace)
