@@ -2,11 +2,11 @@
 
 Example: python benchmarks/hybrid.py --data ../shared/data --sets xquad_en sealtools --passages 2000 --json hybrid.json
 
-A set is a folder with `corpus.jsonl` and `queries.jsonl`; its test queries with gold are asked. Where rows have a
-conversation and a turn, a query sees the earlier turns of its own conversation: a namespace and a filter. All searches
-go through one `quadrieve.Index`; BM25 is bm25s (Lucene's formula, k1 1.2, b .75), and reciprocal rank fusion takes the
-first hundred of either with the constant 60. Vectors made before can be given by --vectors FILE.npy and --texts
-FILE.json; --cache keeps those that are made.
+A set is a folder with `corpus.jsonl`, `queries.jsonl` and its role in `info.json`; its test queries with gold are
+asked. Where rows have a conversation and a turn, a query sees the earlier turns of its own conversation: a namespace
+and a filter. All searches go through one `quadrieve.Index`; BM25 is bm25s (Lucene's formula, k1 1.2, b .75), and
+reciprocal rank fusion takes the first hundred of either with the constant 60. Vectors made before can be given by
+--vectors FILE.npy and --texts FILE.json; --cache keeps those that are made.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def _read(folder: Path, n: int) -> tuple[list[dict[str, Any]], list[_Query]]:
 
 
 @contextmanager
-def _index(rows: Sequence[dict[str, Any]], vectors: _Vectors) -> Iterator[Index]:
-    with Index.open(None, view=vectors, role=Role.KNOWLEDGE) as index:
+def _index(rows: Sequence[dict[str, Any]], vectors: _Vectors, role: Role = Role.KNOWLEDGE) -> Iterator[Index]:
+    with Index.open(None, view=vectors, role=role) as index:
         records = []
         for row, vector in zip(rows, vectors.embed_keys([row["text"] for row in rows]), strict=True):
             conversation, turn = row["meta"].get("conversation"), row["meta"].get("turn", 0)
@@ -160,10 +160,10 @@ def _ndcg(queries: Sequence[_Query], rankings: Sequence[Sequence[str]]) -> float
     return float(measured[ir_measures.nDCG @ K])
 
 
-def _quality(rows: list[dict[str, Any]], queries: list[_Query], vectors: _Vectors) -> dict[str, float]:
+def _quality(rows: list[dict[str, Any]], queries: list[_Query], vectors: _Vectors, role: Role) -> dict[str, float]:
     """NDCG@10 of each system on a set."""
     vectors.embed_queries([query.text for query in queries])
-    with _index(rows, vectors) as index:
+    with _index(rows, vectors, role) as index:
         dense = list(map(_through(index, "dense", POOL), queries))
         hybrid = list(map(_through(index, "hybrid", K), queries))
     lexical = list(map(_bm25(rows), queries))
@@ -261,7 +261,8 @@ def main() -> None:
         rows, queries = _read(folder, args.queries)
         if not queries:
             continue
-        row = report["sets"][folder.name] = _quality(rows, queries, vectors)
+        role = Role(json.loads((folder / "info.json").read_text(encoding="utf-8"))["role"])
+        row = report["sets"][folder.name] = _quality(rows, queries, vectors, role)
         vectors.save()
         row["gain"] = row["hybrid"] - max(row["dense"], row["BM25"])
         figures = "".join(f"{row[system]:>9.3f}" for system in SYSTEMS)
@@ -275,6 +276,7 @@ def main() -> None:
         )
     if args.passages:
         report["by_name"] = named = _by_name(_passages(args.data, args.texts, args.passages), vectors)
+        vectors.save()
         print(f"\nHit@1 of {named['queries']} queries for a name among {named['passages']:,} passages\n")
         print(f"{'':<10}{'all':>9}" + "".join(f"{kind:>10}" for kind in CODES))
         for mode in ("dense", "lexical", "hybrid"):

@@ -57,12 +57,14 @@ class Match(NamedTuple):
         scores: Their BM25.
         whole: The BM25 of a record of average length that has every word of the query once.
         named: Records that hold a name of the query (see `names_in`) that hardly any other record holds.
+        shares: How much of the query those names are, by what its words tell: in [0, 1] for each of `named`.
     """
 
     slots: Slots
     scores: Scores
     whole: float
     named: Slots
+    shares: Scores
 
 
 class Catalog:
@@ -161,11 +163,11 @@ class Catalog:
         self._reword(before, {})
 
     def match(self, query: str, n: int, mask: Mask | None) -> Match:
-        """The n records that share the most telling words with a query.
+        """The n records that share the most telling words with a query, and those that it names.
 
         Args:
             query: Any text; a word of several parts such as `ERR-4711` is also looked for as a whole.
-            n: How many at most.
+            n: How many at most, those named apart.
             mask: Which slots may be found, `[capacity]`; None is any.
         """
         texts = query.split()
@@ -176,16 +178,28 @@ class Catalog:
             " ".join(part) for part in parts if len(part) > 1 and 0 < min(frequencies[word] for word in part) <= _NAME
         ]
         slots, scores = self._postings.score(_affordable(frequencies), list(dict.fromkeys(names)), mask, self.total)
+        named, shares = self._named(texts, parts, frequencies, whole)
         if len(slots) > n:
-            best = np.argpartition(scores, -n)[-n:]
+            best = np.union1d(np.argpartition(scores, -n)[-n:], np.flatnonzero(np.isin(slots, named)))
             slots, scores = slots[best], scores[best]
         order = np.lexsort((slots, -scores))
-        named = [slots[:0]]
+        return Match(slots[order], scores[order], whole, named, shares)
+
+    def _named(
+        self, texts: Sequence[str], parts: Sequence[Sequence[str]], frequencies: Mapping[str, int], whole: float
+    ) -> tuple[Slots, Scores]:
+        """The records that hold a name which hardly any other record holds, and the names' share of the query."""
+        slots, shares = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
         for part, kind in zip(parts, names_in(texts), strict=True):
-            holders = self._postings.holders(part) if kind and part else slots[:0]
-            if len(holders) <= min(_FEW_HOLD, self.total // _ONE_IN if kind == "capitalised" else _FEW_HOLD):
-                named.append(holders)
-        return Match(slots[order], scores[order], whole, np.unique(np.concatenate(named)))
+            most = min(_FEW_HOLD, self.total // _ONE_IN) if kind == "capitalised" else _FEW_HOLD
+            if kind and part and (len(part) > 1 or frequencies[part[0]] <= most):
+                holders = self._postings.holders(part)
+                if len(holders) <= most:
+                    slots.append(holders)
+                    told = sum(idf(frequencies[word], self.total) for word in set(part))
+                    shares.append(np.full(len(holders), told / max(whole, 1e-9)))
+        named, place = np.unique(np.concatenate(slots), return_inverse=True)
+        return named, np.asarray(np.bincount(place, np.concatenate(shares), minlength=len(named)), dtype=np.float64)
 
     def _words(self, texts: Sequence[str]) -> list[list[str]]:
         """The words of each text in their order, cut exactly as the lexicon cuts its texts."""

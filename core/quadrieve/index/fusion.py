@@ -20,8 +20,8 @@ class Fusion:
     Attributes:
         rate: What one unit of BM25 is worth.
         lead: What it is worth to be the only record with all words of a query: an exact name should win.
-        named: What it is worth to hold a code of the query that hardly any other record holds; by default more than
-            any cosine.
+        named: What it is worth to hold a name that is the whole query and that hardly any other record holds; one
+            that is a part of it is worth as much less.
 
     Example:
         >>> Fusion().scores(np.array([0.5, 0.4]), np.array([0.0, 9.0]), whole=10.0, cut=False).argmax()

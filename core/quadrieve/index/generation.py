@@ -133,7 +133,8 @@ class Generation:
                 if query.mode == "hybrid":
                     cut = len(match.slots) >= pool
                     relevance = query.fusion.scores(cosines, relevance, whole=match.whole, cut=cut)
-                    relevance[np.isin(union, match.named)] += query.fusion.named
+                    held = np.isin(match.named, union)
+                    relevance[np.searchsorted(union, match.named[held])] += query.fusion.named * match.shares[held]
             order = np.argsort(-relevance, kind="stable")
             if query.min_score is not None:
                 order = order[cosines[order] >= query.min_score]
