@@ -1,1 +1,1 @@
-"""The four roles end to end, on real text with real models."""
+"""What one can touch: the four roles end to end, a chat with long memory, an agent, a library that answers."""

@@ -48,6 +48,8 @@ def agent(
     warnings.filterwarnings("ignore", message="Skipping serialization")  # LlamaIndex's own, of its own memory
     from rich.console import Console
 
+    if not all(map(str.strip, messages or ())):
+        raise InputError("One of the messages is empty; say something in each.")
     progress = Console(stderr=True)
     with progress.status("Loading the libraries …"):
         from quadrieve import Embedder, Toolbox
@@ -114,7 +116,9 @@ def _print_turn(turn: Turn, summary: dict[str, Any]) -> None:
     from rich.text import Text
 
     lines = Table.grid(padding=(0, 2))
+    needed = [("  needed", turn.needed, None)] if turn.needed else []
     for label, text, right in (
+        *needed,
         ("  offered", ", ".join(turn.offered), turn.found),
         ("  called", "; ".join(turn.called) or f"nothing, and said: {turn.said}", turn.right),
         ("  saved", f"{_saved(turn.tokens, summary):.2%} of the tokens, in {turn.milliseconds:.0f} ms", None),

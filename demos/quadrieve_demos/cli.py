@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quadrieve import Role
+from quadrieve import InputError, Role
 
 from .agent_command import agent
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .four_roles import Case
 
 
-demo = typer.Typer()
+demo = typer.Typer(subcommand_metavar="[COMMAND [ARGS]...]")
 demo.command("agent")(agent)
 
 
@@ -38,6 +38,8 @@ def four_roles(
     Example: quadrieve demo --role memory --role tool
     """
     if context.invoked_subcommand:
+        if any(context.params.values()):
+            raise InputError(f"Write the options of {context.invoked_subcommand} behind it.")
         return
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -13,6 +11,7 @@ from langchain_core.messages import AnyMessage, SystemMessage
 from langgraph.runtime import Runtime
 
 from langchain_quadrieve import QuadrieveRetriever
+from quadrieve.quoting import quote
 
 from .library import cite
 
@@ -77,7 +76,8 @@ class Passages(AgentMiddleware[PassageState, Any, Any]):
         passages: Sequence[FoundPassage] = request.state.get("passages") or []  # type: ignore[assignment]  # our own key
         request = request.override(messages=[shorten(message) for message in request.messages])
         if passages:
-            block = "\n".join([_INTRODUCTION, "<passages>", *map(_quote, passages), "</passages>"])
+            quotes = [quote({"source": passage["source"], "text": passage["text"]}) for passage in passages]
+            block = "\n".join([_INTRODUCTION, "<passages>", *quotes, "</passages>"])
             before = request.system_message.text if request.system_message else ""
             request = request.override(system_message=SystemMessage(f"{before}\n\n{block}".strip()))
         return handler(request)
@@ -91,8 +91,3 @@ def shorten(message: AnyMessage) -> AnyMessage:
     half = LONGEST // 2
     cut = f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
     return message.model_copy(update={"content": cut})
-
-
-def _quote(passage: FoundPassage) -> str:
-    line = json.dumps({"source": passage["source"], "text": passage["text"]}, ensure_ascii=False)
-    return re.sub("[<>\x7f-\x9f\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", line)

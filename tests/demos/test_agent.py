@@ -95,12 +95,15 @@ def test_wrong_usage_ends_with_status_2_in_one_line(tmp_path: Path) -> None:
     for arguments, error in (
         (["--framework", "llama-index", "--lm", "openai:gpt-5"], "is a provider's"),
         (["--tools", "3"], "between 166 and"),
+        (["Hello.", " "], "say something"),
     ):
         done = run("agent", *arguments, "--store", tmp_path / "toolbox")
         assert done.returncode == 2
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("quadrieve: ")]
         assert error in line
     assert not (tmp_path / "toolbox").exists()
+    done = run("--json", "agent")
+    assert (done.returncode, done.stderr) == (2, "quadrieve: Write the options of agent behind it.\n")
 
 
 def test_help_names_an_example_and_the_demo_names_the_agent() -> None:
