@@ -5,7 +5,8 @@ Example: python benchmarks/index.py --data ../shared/data --records 5000 --max 1
 Give vectors of your own by --vectors FILE.npy [n, dim] and --texts FILE.json (a list of n strings): the first are
 the records, the last 1,000 the queries. Without them, the texts of --data (`*/corpus.jsonl`) are embedded.
 Every store is built in one fresh process and measured in another, queries one after the other. A hit counts for
-recall if it is at least as near as the tenth nearest by brute force.
+recall if it is at least as near as the tenth nearest by brute force. A word's records are read from disk when it is
+first asked for, so hybrid search is measured twice.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ PAGE = 20_000
 
 #: Metadata key, and one in how many records a filter on it lets through.
 SELECTIVITY = {"half": 2, "tenth": 10, "tenant": 1_000, "owner": 10_000}
-FULL = ("all", *SELECTIVITY, "namespace", "hybrid", "hybrid in a namespace")
-SHORT = ("all", "hybrid")
+FULL = ("all", *SELECTIVITY, "namespace", "hybrid", "hybrid again", "hybrid in a namespace")
+SHORT = ("all", "hybrid", "hybrid again")
 
 
 class _Precomputed:
@@ -359,6 +360,8 @@ def _inputs_of(args: argparse.Namespace) -> tuple[Vectors, list[str], Vectors, l
     elif args.data:
         texts = _corpora(args.data, args.records + args.queries)
         vectors = Embedder.load(max_length=args.tokens).view("qa").embed_keys(texts, progress=True)
+        asked = [" ".join(text.split()[: args.tokens]) for text in texts[-args.queries :]]
+        texts = [*texts[: -args.queries], *asked]
     else:
         raise SystemExit("Give --vectors and --texts, or --data; see --help.")
     n = min(args.records, len(texts) - args.queries)
@@ -390,7 +393,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, help="one string a row, .json")
     parser.add_argument("--data", type=Path, help="folder of corpora, where no vectors are given")
     parser.add_argument(
-        "--tokens", type=int, help="of each text of --data to embed; all that the model reads if not given"
+        "--tokens", type=int, help="of each text of --data to embed, and to ask; all that the model reads if not given"
     )
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=300)
@@ -467,7 +470,10 @@ def _show(report: dict[str, Any]) -> None:
         for case, row in sides["quadrieve"]["searches"].items():
             print(f"{_name(case):<24}{_timed(row, 10)}{_timed(sides['langchain-chroma']['searches'].get(case), 12)}")
     searches = report["real"]["quadrieve"]["searches"]
-    print(f"\nHybrid takes {searches['hybrid']['p95_ms'] / searches['all']['p95_ms']:.2f} x dense (p95).")
+    ratios = [searches[case]["p95_ms"] / searches["all"]["p95_ms"] for case in ("hybrid again", "hybrid")]
+    print(
+        f"\nHybrid takes {ratios[0]:.2f} x dense (p95), and {ratios[1]:.2f} x where words are asked for the first time."
+    )
     box = report["tools"]
     print(f"A toolbox of {box['tools']:,} tools selects in {box['p50_ms']:.1f} ms, p95 {box['p95_ms']:.1f} ms.")
     print(

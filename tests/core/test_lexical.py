@@ -100,6 +100,21 @@ class TestNames:
             assert found(kb, f"the tide of ERR-{code} and the lamp", k=1) == [str(code)]
             assert kb.search(f"what does ERR-{code} mean?", k=1)[0].id == str(code)
 
+    def test_a_surname_or_a_function_among_three_thousand_is_found(self, kb: KnowledgeBase) -> None:
+        rng = random.Random(3)
+        names = ["Wanderko", "Strami", "read_cache_token", "parseLedger", "os.walk"]
+        texts = [" ".join(rng.choices([*WORDS, "what", "did", "note"], k=20)) for _ in range(3000)]
+        kb.add([*texts, *(f"{' '.join(rng.choices(WORDS, k=30))} {name}" for name in names)])
+        for name in names:
+            assert name in kb.search(f"What did {name} note of it?", k=1)[0].text
+
+    def test_a_name_in_passing_does_not_decide(self, kb: KnowledgeBase) -> None:
+        rng = random.Random(4)
+        kb.add([" ".join(rng.choices(WORDS, k=20)) for _ in range(3000)])
+        told = "The trail to the harbour was closed by frost and the council sold bread from a kettle at every window"
+        kb.add([told, "Strami"], ids=["told", "named"])
+        assert kb.search(f"{told}, or so said Strami of a parcel.", k=1)[0].id == "told"
+
     @pytest.mark.models
     def test_a_code_is_found_where_meaning_alone_does_not(self, embedder: Embedder) -> None:
         with KnowledgeBase.open(None, embedder=embedder) as store:

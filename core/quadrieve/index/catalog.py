@@ -21,7 +21,7 @@ from .vectors import Slots
 
 # Rows that a lexical search may score: the rarest words of a query go first, so that everyday words
 # cannot make a search over very many records slow.
-_ROWS = 100_000
+_ROWS = 50_000
 
 _NAME = 1000  # a word of several parts is looked for as a whole if so many records or fewer hold one of the parts
 

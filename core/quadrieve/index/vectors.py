@@ -21,7 +21,7 @@ from ..embedder import Vectors
 
 Slots = NDArray[np.int64]
 
-_EXTRA = 8  # candidates of the coarse scan for each hit asked for
+_EXTRA = 2  # candidates of the coarse scan for each hit asked for
 _LEAST = 128
 _TRIED = 8192  # rows on which ways of multiplying are compared
 _RUNS = 20  # of each: the first ones may wait for threads
@@ -72,8 +72,8 @@ class VectorFile:
 
     def nearest(self, query: Vectors, k: int, slots: Slots) -> tuple[Slots, Vectors]:
         """The k of those slots nearest to a unit query `[dim]`, with their cosines, nearest first."""
-        if len(slots) > max(_SMALL, k * _EXTRA):
-            slots = self._candidates(query, max(k * _EXTRA, _LEAST), slots)
+        if len(slots) > max(_SMALL, _LEAST + k * _EXTRA):
+            slots = self._candidates(query, _LEAST + k * _EXTRA, slots)
         cosines = np.vecdot(self.rows(slots), query)
         order = np.argsort(-cosines, kind="stable")[:k]
         return slots[order], np.clip(cosines[order], -1.0, 1.0)
