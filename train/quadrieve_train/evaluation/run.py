@@ -87,7 +87,7 @@ def evaluate(
         others: Further models.
         data: Folder of the collections that a trained model's recipe names, to check that no query was trained on.
         lm: Reads what was found; None measures retrieval only.
-        lm_queries: The language model reads for the first that many queries of a set.
+        lm_queries: The language model reads for that many queries of a set, spread over it.
         rows: A file of training rows that no query may be in.
         progress: Show progress on stderr.
 
@@ -163,8 +163,11 @@ def _retrieval(evaluated: EvalSet, rankings: ways.Rankings | None) -> dict[str, 
 def _reading(
     reader: Reader, evaluated: EvalSet, rankings: ways.Rankings | None, limit: int | None
 ) -> dict[str, list[float]]:
-    """What the language model makes of the first texts; of examples by task too, and with the query's own task only."""
-    queries = evaluated.queries[:limit]
+    """What the language model makes of the best texts; of examples by task too, and with the query's own task only."""
+    every = max(1, len(evaluated.queries) // limit) if limit else 1
+    places = range(0, len(evaluated.queries), every)[:limit]  # sets are often sorted by task
+    queries = tuple(evaluated.queries[i] for i in places)
+    rankings = None if rankings is None else [rankings[i] for i in places]
     part = EvalSet(evaluated.name, evaluated.task, evaluated.collection, queries)
     found: dict[str, list[float]] = {}
     for shown in SHOWN[evaluated.role]:
@@ -181,7 +184,7 @@ def _reading(
             found |= {f"{name} {task}": values for name, values in read.items() if name != "nll"}
         task_of = evaluated.collection.tasks
         if rankings is not None and task_of:
-            read = reader.read(part, ways.within_task(rankings[: len(queries)], part, task_of), shown)
+            read = reader.read(part, ways.within_task(rankings, part, task_of), shown)
             found |= {f"{name} within task": values for name, values in read.items()}
     return found
 
