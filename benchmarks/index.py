@@ -3,7 +3,7 @@
 Example: python benchmarks/index.py --data ../shared/data --records 5000 --max 10000 --json index.json
 
 Give vectors of your own by --vectors FILE.npy [n, dim] and --texts FILE.json (a list of n strings): the first are
-the records, the last 1,000 the queries. Without them, the texts of --data (`*/corpus.jsonl`) are embedded.
+the records, the last --queries the queries. Without them, the texts of --data (`*/corpus.jsonl`) are embedded.
 Every store is built in one fresh process and measured in another, queries one after the other. A hit counts for
 recall if it is at least as near as the tenth nearest by brute force. A word's records are read from disk when it is
 first asked for, so hybrid search is measured twice.

@@ -192,7 +192,7 @@ class Catalog:
         slots, shares = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
         for part, kind in zip(parts, names_in(texts), strict=True):
             most = min(_FEW_HOLD, self.total // _ONE_IN) if kind == "capitalised" else _FEW_HOLD
-            if kind and part and (len(part) > 1 or frequencies[part[0]] <= most):
+            if kind and part and (len(part) > 1 or 0 < frequencies[part[0]] <= most):
                 holders = self._postings.holders(part)
                 if len(holders) <= most:
                     slots.append(holders)

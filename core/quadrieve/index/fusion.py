@@ -24,7 +24,7 @@ class Fusion:
             that is a part of it is worth as much less.
 
     Example:
-        >>> Fusion().scores(np.array([0.5, 0.4]), np.array([0.0, 9.0]), whole=10.0, cut=False).argmax()
+        >>> Fusion().scores(np.array([0.5, 0.4]), np.array([0.0, 9.0]), np.zeros(2), whole=10.0, cut=False).argmax()
         np.int64(1)
     """
 
@@ -32,28 +32,31 @@ class Fusion:
     lead: float = 0.15
     named: float = 2.0
 
-    def scores(self, cosines: Scores, bm25: Scores, *, whole: float, cut: bool) -> Scores:
+    def scores(self, cosines: Scores, bm25: Scores, named: Scores, *, whole: float, cut: bool) -> Scores:
         """One score from the two that each candidate of two rankings has.
 
         The cosine, plus a fixed rate for every unit of BM25 above the last of the lexical ranking, plus a reward for
-        the best lexical hit by how far it leads the second. BM25 is a sum of log-odds over the query's words, so its
-        size says how much the words tell. Reciprocal ranks, and scores stretched to the range of their list, throw
-        that away and give a ranking without evidence the same say as a clear hit.
+        the best lexical hit by how far it leads the second, plus one for holding the query's names. BM25 is a sum of
+        log-odds over the query's words, so its size says how much the words tell. Reciprocal ranks, and scores
+        stretched to the range of their list, throw that away and give a ranking without evidence the same say as a
+        clear hit.
 
         Args:
             cosines: Cosine of every candidate, `[n]`.
             bm25: BM25 of every candidate, `[n]`; 0 where it is not in the lexical ranking.
+            named: Share of the query that the names are which every candidate holds alone, `[n]`.
             whole: BM25 of a record of average length with every word of the query once.
             cut: Whether the lexical ranking was cut off, so that its last score bounds all that it left out.
 
         Returns:
-            Scores `[n]`, higher is better; with no lexical hit, the cosines.
+            Scores `[n]`, higher is better; with no lexical hit and no name, the cosines.
         """
+        fused = cosines + self.named * named
         hits = bm25[bm25 > 0]
         if len(hits) == 0:
-            return cosines
+            return fused
         floor = float(hits.min()) if cut else 0.0
-        fused = cosines + self.rate * np.maximum(bm25 - floor, 0.0)
+        fused += self.rate * np.maximum(bm25 - floor, 0.0)
         best = int(bm25.argmax())
         second = float(np.delete(bm25, best).max(initial=0.0))
         fused[best] += self.lead * min(1.0, (float(bm25[best]) - second) / max(whole, 1e-9))

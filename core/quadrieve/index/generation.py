@@ -131,10 +131,11 @@ class Generation:
                 relevance = np.zeros(len(union))
                 relevance[np.searchsorted(union, match.slots)] = match.scores
                 if query.mode == "hybrid":
+                    named = np.zeros(len(union))
+                    found = np.isin(match.named, union)
+                    named[np.searchsorted(union, match.named[found])] = match.shares[found]
                     cut = len(match.slots) >= pool
-                    relevance = query.fusion.scores(cosines, relevance, whole=match.whole, cut=cut)
-                    held = np.isin(match.named, union)
-                    relevance[np.searchsorted(union, match.named[held])] += query.fusion.named * match.shares[held]
+                    relevance = query.fusion.scores(cosines, relevance, named, whole=match.whole, cut=cut)
             order = np.argsort(-relevance, kind="stable")
             if query.min_score is not None:
                 order = order[cosines[order] >= query.min_score]
