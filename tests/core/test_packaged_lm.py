@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from quadrieve import ModelError
-from quadrieve.packaged_lm import CACHE_VARIABLE, packaged_lm, unpacked_lm
+from quadrieve.cache import CACHE_VARIABLE
+from quadrieve.packaged_lm import packaged_lm, unpacked_lm
 
 TEXTS = ["Bees make honey.", "def f(x):\n    return x", "naïve 😀 שלום", "<|im_start|>user\nHi<|im_end|>\n"]
 

@@ -1,4 +1,4 @@
-"""The commands of training: `quadrieve label` and `quadrieve train`."""
+"""The commands of training: `quadrieve label`, `quadrieve train` and `quadrieve shrink`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def label(
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe of the package: cpu, paper.")],
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe of the package: cpu, paper, release.")],
     data: Annotated[Path, typer.Option(help="Folder that the recipe's sources are in.")] = Path("."),
     out: Annotated[Path, typer.Option(help="Folder of the model.")] = Path("model"),
     work: Annotated[
@@ -115,6 +115,24 @@ def train(
         typer.echo(f"  {name}: NDCG@10 {value:.3f}" + (f" (was {before:.3f})" if before is not None else ""))
 
 
+def shrink(
+    models: Annotated[list[str], typer.Argument(help="Folders that `quadrieve train` wrote, trained from minilm.")],
+    out: Annotated[Path, typer.Option(help="Folder of the small model.")],
+    rank: Annotated[int, typer.Option(help="Rank that a matrix's change is cut to; 128 takes 6 MB.")] = 128,
+    share: Annotated[float, typer.Option(help="How much of the change is kept; less keeps more of minilm.")] = 1.0,
+    name: Annotated[Optional[str], typer.Option(help="What it is called; as OUT if not given.")] = None,  # noqa: UP045
+) -> None:
+    """Keep of a model what training changed: a few megabytes that `Embedder.load` opens wherever minilm is installed.
+
+    Seeds of one recipe are averaged. Example: quadrieve shrink seed-1 seed-2 seed-3 --share 0.6 --out small
+    """
+    from .export import shrink as run
+
+    folder = run(models, out, rank, share=share, name=name)
+    size = (folder / "delta.safetensors").stat().st_size
+    typer.echo(f"The model is in {folder}: {size / 1e6:.1f} MB and the packaged minilm")
+
+
 def main() -> None:
     """`python -m quadrieve_train`, for `accelerate launch`: the same commands, errors and exit statuses."""
     from quadrieve.errors import InputError, QuadrieveError
@@ -122,6 +140,7 @@ def main() -> None:
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.command("label")(label)
     app.command("train")(train)
+    app.command("shrink")(shrink)
     try:
         app()
     except QuadrieveError as error:

@@ -36,7 +36,13 @@ class BiEncoder(nn.Module):
 
     @classmethod
     def load(
-        cls, checkpoint: Checkpoint, temperature: Temperature, *, lora: int | None = None, dropout: float | None = None
+        cls,
+        checkpoint: Checkpoint,
+        temperature: Temperature,
+        *,
+        lora: int | None = None,
+        dropout: float | None = None,
+        train_embeddings: bool = True,
     ) -> BiEncoder:
         """Read a checkpoint's weights, in float32, ready to be trained.
 
@@ -45,6 +51,7 @@ class BiEncoder(nn.Module):
             temperature: Its temperature.
             lora: Rank of LoRA adapters to train in place of the weights (needs peft).
             dropout: Dropout of the encoder; None for the checkpoint's own.
+            train_embeddings: Whether tokens' embeddings are trained too.
 
         Raises:
             ModelError: If the weights cannot be read, or peft is not installed.
@@ -66,6 +73,8 @@ class BiEncoder(nn.Module):
         pooler = getattr(backbone, "pooler", None)
         if pooler is not None:  # plays no part in the vectors, so it would never get a gradient
             pooler.requires_grad_(False)
+        if not train_embeddings:
+            backbone.get_input_embeddings().requires_grad_(False)
         return cls(_with_lora(backbone, lora) if lora else backbone, checkpoint.pooling, temperature)
 
     def forward(self, groups: Sequence[Features]) -> tuple[Tensor, Tensor]:

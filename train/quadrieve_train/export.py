@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from quadrieve import Embedder, checkpoint, find_task
 from quadrieve.checkpoint import Checkpoint
+from quadrieve.delta import apply_delta, make_delta
+from quadrieve.errors import InputError
 
 from .encoder import BiEncoder
 from .recipes import Recipe
+
+_WEIGHTS = "model.safetensors"
 
 
 def export(
@@ -67,6 +77,78 @@ def export(
     card = _card(start, recipe, fingerprints, figures or {}, data or {}, health or {})
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
+
+
+def shrink(
+    models: Sequence[str | Path], folder: Path, rank: int, *, share: float = 1.0, name: str | None = None
+) -> Path:
+    """Write what training changed as a small file, which `Embedder.load` puts together with the packaged backbone.
+
+    Several runs of one recipe are averaged, and the change may be taken only part of the way: both keep more of what
+    the backbone knows of texts unlike those trained on (model soups, arXiv 2203.05482; WiSE-FT, arXiv 2109.01903).
+
+    Args:
+        models: Trained from `minilm` by one recipe, seeds apart.
+        folder: Where to: `delta.safetensors`, `model.json`, the recipe and the model card; what is there is replaced,
+            but for a card.
+        rank: Rank of a matrix's change; see `quadrieve.delta.make_delta`.
+        share: How much of the mean change is kept; 0 is the backbone, 1 all of it.
+        name: What the model is called; None for the name of `folder`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: If a model is not the packaged backbone trained further, or the models differ in more than the seed.
+    """
+    if not models or not 0 < share <= 1:
+        raise InputError(
+            f"Expected at least one model and a share above 0 and at most 1, got {len(models)} and {share}."
+        )
+    start, trained = checkpoint.find(checkpoint.PACKAGED_NAME), [checkpoint.find(model) for model in models]
+    for one in trained:
+        told = one.folder / "training.json"
+        if not told.is_file() or json.loads(told.read_text(encoding="utf-8"))["start"] != start.name:
+            raise InputError(
+                f"{one.name} was not trained from {start.name!r}, whose weights everyone has; keep it whole."
+            )
+    recipes = [replace(Recipe.load(one.folder / "recipe.yaml"), seed=0) for one in trained]
+    if any(recipe != recipes[0] for recipe in recipes):
+        raise InputError("Only runs of one recipe can be averaged, and these differ in more than the seed.")
+    before = load_file(start.folder / _WEIGHTS)
+    after = _average(before, [load_file(one.folder / _WEIGHTS) for one in trained], share)
+    delta = make_delta(before, after, rank)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(delta, folder / "delta.safetensors")
+    (folder / "delta.safetensors").chmod(0o644)  # safetensors writes for the owner alone
+    with tempfile.TemporaryDirectory() as staged:
+        save_file(apply_delta(before, delta), Path(staged) / _WEIGHTS)
+        weights = replace(start, folder=Path(staged)).weights_hash()
+    about = {
+        "name": name or folder.name,
+        "backbone": start.name,
+        "runs": len(trained),
+        "share": share,
+        "weights": weights,
+        "prompts": dict(trained[0].prompts),
+    }
+    (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    for file in ("recipe.yaml", "training.json"):
+        shutil.copyfile(trained[0].folder / file, folder / file)
+    if not (folder / "README.md").exists():
+        shutil.copyfile(trained[0].folder / "README.md", folder / "README.md")
+    return folder
+
+
+def _average(before: Mapping[str, Tensor], trained: Sequence[Mapping[str, Tensor]], share: float) -> dict[str, Tensor]:
+    """The backbone moved by a share of the runs' mean change; what is no weight stays as it is."""
+    moved = dict(before)
+    for name in before.keys() & trained[0].keys():
+        if before[name].is_floating_point():
+            start = before[name].double()
+            change = torch.stack([weights[name].double() - start for weights in trained]).mean(dim=0)
+            moved[name] = (start + share * change).to(before[name].dtype)
+    return moved
 
 
 def _card(

@@ -99,7 +99,13 @@ def train(
 
     torch.manual_seed(recipe.seed)
     temperature = Temperature(recipe.tau, learned=recipe.learn_tau)
-    encoder = BiEncoder.load(start, temperature, lora=recipe.lora, dropout=recipe.dropout)
+    encoder = BiEncoder.load(
+        start,
+        temperature,
+        lora=recipe.lora,
+        dropout=recipe.dropout,
+        train_embeddings=recipe.train_embeddings,
+    )
     tokenizer = AutoTokenizer.from_pretrained(start.folder, trust_remote_code=False)
     check_disk(encoder, recipe, work)
     checkpoints = work / "checkpoints"
@@ -267,7 +273,9 @@ def _with_rewards(
     """The rows, as many labelled as the task says; those that have rewards keep them."""
     bare = [i for i, rewards in enumerate(rows["rewards"]) if task.relabel or not rewards]
     answered = [i for i, answers in enumerate(rows["answers"]) if answers]
-    chosen = sorted(set(bare) & set(answered))[: task.labelled]
+    able = sorted(set(bare) & set(answered))
+    count = len(able) if task.labelled is None else min(task.labelled, len(able))
+    chosen = [able[i * len(able) // count] for i in range(count)]  # spread: collections are often sorted
     if bare and not chosen and task.labelled != 0:
         raise InputError(f"{source} has no answers, and the {recipe.rewards.kind} reward needs the desired output.")
     labelled = _labelled([row_at(rows, i) for i in chosen], recipe, lm, store, progress)

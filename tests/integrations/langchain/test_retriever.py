@@ -96,7 +96,7 @@ def test_callbacks_see_the_run_and_what_is_searched(retriever):
 
     watch = Watch()
     retriever.invoke(QUESTION, {"callbacks": [watch]}, k=1)
-    assert watch.seen == (QUESTION, "quadrieve", "RoleView(task='qa', model='minilm')", "bees")
+    assert watch.seen == (QUESTION, "quadrieve", "RoleView(task='qa', model='quadrieve')", "bees")
 
 
 def test_langchains_index_keeps_it_in_step_with_its_sources(embedder):

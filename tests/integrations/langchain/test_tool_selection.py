@@ -330,7 +330,7 @@ def test_a_selection_survives_a_restart(embedder, scripted):
 
     saver = InMemorySaver()
     assert offered(saver, WEATHER)[0] == "get_weather"
-    again = "Send Imke an e-mail about the rain, send it to somebody else too."
+    again = "Send Imke an e-mail about the weather forecast, and another one to Ada."
     assert offered(saver, again) == ["get_weather", "send_email"]
     assert offered(InMemorySaver(), again) == ["send_email", "get_weather"]
 

@@ -126,6 +126,8 @@ class Recipe:
         matryoshka: Lengths that vectors may be cut to.
         lora: Rank of LoRA adapters; None trains all weights.
         dropout: Of the encoder; None for its own.
+        train_embeddings: Train the embeddings of tokens too. Without them a step is quicker, words that no row has stay
+            as they are to those that rows have, and what training changes can be kept as a small file (`shrink`).
         precision: `auto` computes in bfloat16 where the device has it.
         eval_steps: Steps between evaluations; 0 for the start and the end only.
         save_steps: Steps between checkpoints; 0 for the end only.
@@ -172,6 +174,7 @@ class Recipe:
     matryoshka: tuple[int, ...] = ()
     lora: int | None = None
     dropout: float | None = None
+    train_embeddings: bool = True
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     eval_steps: int = 0
     save_steps: int = 0

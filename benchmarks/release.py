@@ -1,0 +1,275 @@
+"""The released model on test splits: over seeds, beside its backbone, BM25 and four specialists trained the same way.
+
+Trains `release.yaml` once a seed, and for each role a specialist: the recipe with that one task and its share of the
+steps; shrinks each as the released one is. Then measures dense retrieval on the test split of every set, and what the
+language model makes of it. `--also one-1:full one-1:hybrid` adds the weights before they were shrunk, and the search by
+meaning and words. Everything is kept in FOLDER and goes on where it was stopped; several processes may take different
+`--models` of one folder.
+
+Example: python benchmarks/release.py --data data --folder release --json release.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from quadrieve import Embedder, Role
+from quadrieve_train import Recipe
+from quadrieve_train.evaluation import systems as ways
+from quadrieve_train.evaluation.cache import CachedView, VectorCache
+from quadrieve_train.evaluation.reading import Reader
+from quadrieve_train.evaluation.run import _retrieval
+from quadrieve_train.evaluation.sets import EvalSet, read_set
+from quadrieve_train.evaluation.sets import shrink as smaller
+from quadrieve_train.evaluation.statistics import paired_bootstrap
+from quadrieve_train.export import shrink
+from quadrieve_train.pipeline import open_lm
+from quadrieve_train.rewards import RewardStore
+
+#: Sets by the task of their role, with the metric that is looked at; those of `UNTRAINED` no recipe may train on.
+SETS = {
+    "tool": ("sealtools", "metatool", "stabletoolbench"),
+    "chat": ("irc_disentangle", "qmsum", "locomo"),
+    "qa": ("medquad", "strategyqa_facts", "squad"),
+    "icl": ("icl_mix", "natural_instructions"),
+}
+UNTRAINED = ("squad", "locomo", "natural_instructions")
+METRIC = {"tool": "ndcg@5", "chat": "ndcg@10", "qa": "ndcg@10", "icl": "ndcg@10"}
+#: How many texts the language model is shown of each set, and whose it is shown beside the model's own.
+READING = {
+    "irc_disentangle": (1, ("BM25", "recency", "minilm")),
+    "qmsum": (1, ("BM25", "recency", "minilm")),
+    "strategyqa_facts": (3, ("BM25", "minilm")),
+    "squad": (3, ("BM25", "minilm")),
+    "icl_mix": (8, ("random", "BM25", "minilm")),
+    "natural_instructions": (8, ("minilm",)),
+}
+#: Rank that changes are cut to, as `quadrieve shrink` does.
+RANK = 128
+Values = dict[str, list[float]]
+
+
+def recipe_of(model: str) -> Recipe:
+    """The recipe of `one-SEED`, or of a specialist, `TASK-SEED`."""
+    kind, seed = model.rsplit("-", 1)
+    recipe = replace(Recipe.load("release"), seed=int(seed))
+    if kind == "one":
+        return recipe
+    share = (recipe.tasks[kind].weight or 0) / sum(task.weight or 0 for task in recipe.tasks.values())
+    return replace(recipe, tasks={kind: recipe.tasks[kind]}, steps=round(recipe.steps * share))
+
+
+def train(model: str, data: Path, folder: Path) -> None:
+    """Train a model and shrink it, unless it is there."""
+    whole, small, wanted = folder / model / "full", folder / model / "small", recipe_of(model).to_yaml()
+    if not (whole / "recipe.yaml").is_file() or (whole / "recipe.yaml").read_text() != wanted:
+        recipe = folder / f"{model}.yaml"
+        recipe.write_text(wanted)
+        command = [sys.executable, "-m", "quadrieve_train", "train", recipe, "--data", data, "--out", whole, "--cpu"]
+        command += ["--rewards", folder / "rewards"]
+        subprocess.run(list(map(str, command)), check=True, stdout=sys.stderr)
+    if not (small / "recipe.yaml").is_file() or (small / "recipe.yaml").read_text() != wanted:
+        shrink([whole], small, RANK, name=model)
+
+
+class Figures:
+    """Values of each test query by system, set and metric, kept in files."""
+
+    def __init__(self, data: Path, folder: Path, keys: Mapping[str, int], lm_queries: int) -> None:
+        self._data, self._folder, self._keys, self._lm_queries = data, folder, keys, lm_queries
+        self._vectors = VectorCache(folder / "vectors")
+        self._reader: Reader | None = None
+        self.set = cache(self._read_set)
+
+    def _read_set(self, name: str) -> EvalSet:
+        return smaller(read_set(self._data / name), None, self._keys.get(name))
+
+    def retrieval(self, system: str, name: str) -> Values:
+        """Retrieval metrics of each query."""
+        evaluated = self.set(name)
+        if not any(query.positives for query in evaluated.queries):
+            return {}
+        return self._kept(
+            f"{system}.{name}.retrieval.{self._keys.get(name)}",
+            lambda: _retrieval(evaluated, self._rank(system, evaluated)),
+        )
+
+    def reading(self, system: str, name: str) -> Values:
+        """What the language model makes of what was found."""
+        return self._kept(
+            f"{system}.{name}.reading.{self._keys.get(name)}.{self._lm_queries}", lambda: self._read(system, name)
+        )
+
+    def _kept(self, name: str, make: Callable[[], Values]) -> Values:
+        file = self._folder / "figures" / f"{name}.json"
+        if not file.is_file():
+            file.parent.mkdir(exist_ok=True)
+            print(f"measuring {name}", file=sys.stderr, flush=True)
+            found = make()
+            file.write_text(json.dumps(found))
+        values: Values = json.loads(file.read_text())
+        return values
+
+    def _rank(self, system: str, evaluated: EvalSet) -> ways.Rankings:
+        plain = {"BM25": ways.bm25, "random": ways.at_random, "recency": ways.recency}
+        if system in plain:
+            return plain[system](evaluated)
+        model, _, kind = system.partition(":")
+        folder = self._folder / model / ("full" if kind == "full" else "small")
+        embedder = Embedder.load(folder if folder.is_dir() else model)
+        view = CachedView(embedder.view(evaluated.task), self._vectors)
+        return (ways.hybrid if kind == "hybrid" else ways.dense)(view)(evaluated)
+
+    def _read(self, system: str, name: str) -> Values:
+        if self._reader is None:
+            self._reader = Reader(open_lm("smollm2", max_length=1536), RewardStore(self._folder / "reading"))
+        evaluated = self.set(name)
+        every = max(1, len(evaluated.queries) // self._lm_queries)
+        part = replace(evaluated, queries=evaluated.queries[::every][: self._lm_queries])
+        found = self._reader.read(part, self._rank(system, part), READING[name][0])
+        if evaluated.role in (Role.EXAMPLE, Role.KNOWLEDGE):
+            text = "rouge_l" if evaluated.role is Role.EXAMPLE else "f1"
+            found["answer"] = [*found.get("accuracy", ()), *found.get(text, ())]
+        return found
+
+
+def mean_by_query(values: Iterable[Sequence[float]]) -> list[float]:
+    """Of each query, the mean over seeds."""
+    return [statistics.mean(row) for row in zip(*values, strict=True)]
+
+
+def compared(ours: list[Sequence[float]], other: Sequence[float]) -> dict[str, Any]:
+    """Mean over seeds, each seed's mean, and the paired difference from another system with its 95 % interval."""
+    difference = paired_bootstrap(mean_by_query(ours), other)
+    return {
+        "mean": statistics.mean(map(statistics.mean, ours)),
+        "seeds": [statistics.mean(values) for values in ours],
+        "other": statistics.mean(other),
+        "difference": [difference.mean, difference.low, difference.high],
+    }
+
+
+def row(*cells: object) -> str:
+    """A line of a table."""
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def signed(difference: Sequence[float]) -> str:
+    """A difference and its interval."""
+    mean, low, high = difference
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def retrieval_table(figures: Figures, seeds: Sequence[int], more: Sequence[str]) -> dict[str, Any]:
+    """Dense retrieval of the model beside its backbone, BM25 and further models."""
+    report: dict[str, Any] = {}
+    print(row("test set", "metric", "BM25", "minilm", *more, "quadrieve", "seeds", "difference from minilm"))
+    print(row(*["---"] * (7 + len(more))))
+    for task, names in SETS.items():
+        for name in names:
+            metrics = [METRIC[task]] + (["ndcg@5 unseen"] if task == "tool" else [])
+            for metric in metrics:
+                values = {
+                    system: figures.retrieval(system, name).get(metric)
+                    for system in ("BM25", "minilm", *more, *(f"one-{seed}" for seed in seeds))
+                }
+                ours = [found for seed in seeds if (found := values[f"one-{seed}"])]
+                if not ours or not values["minilm"]:
+                    continue
+                found = compared(ours, values["minilm"])
+                others = {s: statistics.mean(v) for s, v in values.items() if v and not s.startswith("one-")}
+                report[f"{name} {metric}"] = found | others
+                spread = f"{min(found['seeds']):.3f}-{max(found['seeds']):.3f}"
+                label = name + (" (never trained on)" if name in UNTRAINED else "")
+                cells = [f"{value:.3f}" for value in others.values()]
+                print(row(label, metric, *cells, f"{found['mean']:.3f}", spread, signed(found["difference"])))
+    return report
+
+
+def specialists_table(figures: Figures, seeds: Sequence[int]) -> dict[str, Any]:
+    """The model beside the specialist of each role."""
+    report: dict[str, Any] = {}
+    print(row("test set", "specialist", "quadrieve", "difference"))
+    print(row(*["---"] * 4))
+    for task, names in SETS.items():
+        for name in names:
+            own = [figures.retrieval(f"{task}-{seed}", name).get(METRIC[task]) for seed in seeds]
+            ours = [figures.retrieval(f"one-{seed}", name).get(METRIC[task]) for seed in seeds]
+            if not all(own) or not all(ours):
+                continue
+            found = compared([v for v in ours if v], mean_by_query([v for v in own if v]))
+            report[name] = found
+            print(row(name, f"{found['other']:.3f}", f"{found['mean']:.3f}", signed(found["difference"])))
+    return report
+
+
+def reading_table(figures: Figures, seeds: Sequence[int]) -> dict[str, Any]:
+    """What the language model makes of the texts found: perplexity of the true reply, and answers."""
+    report: dict[str, Any] = {}
+    print(row("test set", "texts", "what is measured", "with the texts of", "theirs", "quadrieve's", "difference"))
+    print(row(*["---"] * 7))
+    for name, (shown, systems) in READING.items():
+        memory = figures.set(name).role is Role.MEMORY
+        metric = "nll" if memory else "answer"
+        ours = [figures.reading(f"one-{seed}", name)[metric] for seed in seeds]
+        report[name] = {}
+        for system in systems:
+            found = compared(ours, figures.reading(system, name)[metric])
+            report[name][system] = found
+            means = [math.exp(x) if memory else x for x in (found["other"], found["mean"])]
+            what = "perplexity of the reply; difference in nats" if memory else "answer score"
+            print(row(name, shown, what, system, *(f"{mean:.3f}" for mean in means), signed(found["difference"])))
+    return report
+
+
+def main() -> None:
+    """Train what is not trained, measure what is not measured, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the recipe's sources and of the sets")
+    parser.add_argument("--folder", type=Path, required=True, help="where models and figures are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--specialists", type=int, nargs="*", default=[1], help="seeds of the specialists")
+    parser.add_argument("--also", nargs="*", default=[], help="further models, such as one-1:full one-1:hybrid")
+    parser.add_argument(
+        "--keys", nargs="*", default=[], help="SET=N: so many texts of its corpus, drawn at random, gold among them"
+    )
+    parser.add_argument("--lm-queries", type=int, default=100, help="of each set; 0 reads nothing")
+    parser.add_argument("--lm-seeds", type=int, nargs="+", default=[1], help="seeds that the language model reads for")
+    parser.add_argument("--models", nargs="*", help="train and measure these alone, such as one-1 qa-1; no tables")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    keys = {name: int(number) for name, _, number in (given.partition("=") for given in args.keys)}
+    figures = Figures(args.data, args.folder, keys, args.lm_queries)
+    if args.models is not None:
+        for model in args.models:
+            train(model, args.data, args.folder)
+            task = model.rsplit("-", 1)[0]
+            for name in (name for kind, names in SETS.items() if task in ("one", kind) for name in names):
+                figures.retrieval(model, name)
+        return
+    for model in [f"one-{s}" for s in args.seeds] + [f"{task}-{s}" for task in SETS for s in args.specialists]:
+        train(model, args.data, args.folder)
+    report = {"retrieval": retrieval_table(figures, args.seeds, args.also)}
+    if args.specialists:
+        print("\nBeside four specialists\n")
+        report["specialists"] = specialists_table(figures, args.specialists)
+    if args.lm_queries:
+        print("\nWhat SmolLM2-135M makes of what is found\n")
+        report["reading"] = reading_table(figures, args.lm_seeds)
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What `Embedder.load()` opens is ours: small, with a prefix for each task, and better than its start."""
+
+import json
+
+import numpy as np
+import pytest
+
+from quadrieve import Embedder, checkpoint, tasks
+from quadrieve.checkpoint import RELEASED_FOLDER
+from quadrieve.roles import DEFAULT_TASKS
+
+#: What a tool does, and a request that it serves, in other words.
+TOOLS = {
+    "get_forecast: Predicts temperature, rain and wind for a place.": "Will I need an umbrella in Oslo?",
+    "convert_currency: Exchanges money from one currency to another.": "How many euros do I get for 50 dollars?",
+    "search_flights: Lists connections by air between two airports.": "I have to get from Lisbon to Rome on Friday.",
+    "translate_text: Renders a passage in another language.": "How would a Frenchman say good luck?",
+    "set_alarm: Rings at a given time.": "Wake me at six tomorrow.",
+    "find_recipe: Proposes dishes for given ingredients.": "I only have eggs and spinach left.",
+    "track_parcel: Tells where a shipment is on its way.": "Has my order left the warehouse yet?",
+    "book_table: Reserves seats in a restaurant.": "Dinner for four at the new Thai place, please.",
+}
+
+
+@pytest.fixture(scope="module")
+def released() -> Embedder:
+    return Embedder.load()
+
+
+def test_it_is_the_default_and_has_a_name(released: Embedder) -> None:
+    assert released.name == "quadrieve"
+    assert Embedder.load("quadrieve").view("qa").fingerprint == released.view("qa").fingerprint
+    assert Embedder.load("minilm").view("qa").fingerprint != released.view("qa").fingerprint
+
+
+def test_its_weights_are_those_that_were_released_and_small(released: Embedder) -> None:
+    about = json.loads((RELEASED_FOLDER / "model.json").read_text())
+    assert released.checkpoint.weights_hash() == about["weights"]
+    assert sum(file.stat().st_size for file in RELEASED_FOLDER.iterdir()) < 30e6
+
+
+def test_each_role_has_the_prefixes_that_it_was_trained_with(released: Embedder) -> None:
+    for task in tasks():
+        if task.name in DEFAULT_TASKS.values():
+            assert released.view(task.name).explain("x", "query") == task.query_prefix + "x"
+            assert released.view(task.name).explain("x", "key") == task.key_prefix + "x"
+    assert Embedder.load("minilm").view("tool").explain("x") == "x"
+
+
+def test_it_tells_what_it_was_trained_on() -> None:
+    card = (RELEASED_FOLDER / "README.md").read_text()
+    recipe = (checkpoint.find().folder / "recipe.yaml").read_text()
+    for source in ("medquad", "irc_disentangle", "icl_mix", "sealtools"):
+        assert source in recipe
+        assert source in card
+    for never in ("squad", "locomo", "natural_instructions"):
+        assert f"- {never}\n" not in recipe
+
+
+@pytest.mark.models
+def test_it_tells_tools_apart_better_than_its_start(released: Embedder) -> None:
+    def margin(embedder: Embedder) -> float:
+        """How far the right tool is above the best wrong one, in standard deviations of all cosines; the mean."""
+        view = embedder.view("tool")
+        cosines = view.embed_queries(list(TOOLS.values())) @ view.embed_keys(list(TOOLS)).T
+        wrong = np.where(np.eye(len(TOOLS), dtype=bool), -1, cosines).max(axis=1)
+        return float(((np.diag(cosines) - wrong) / cosines.std()).mean())
+
+    assert margin(released) > margin(Embedder.load("minilm"))
+    assert margin(released) > 0
