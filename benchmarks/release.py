@@ -1,12 +1,11 @@
-"""The released model on test splits: over seeds, beside its backbone, BM25 and four specialists trained the same way.
+"""The released model on test splits: what it finds beside its backbone and BM25, and what a language model makes of it.
 
-Trains `release.yaml` once a seed, and for each role a specialist: the recipe with that one task and its share of the
-steps; shrinks each as the released one is. Then measures dense retrieval on the test split of every set, and what the
-language model makes of it. `--also one-1:full one-1:hybrid` adds the weights before they were shrunk, and the search by
-meaning and words. Everything is kept in FOLDER and goes on where it was stopped; several processes may take different
-`--models` of one folder.
+With `--seeds`, single runs of `release.yaml` too; with `--specialists`, for each role the recipe with that one task and
+its share of the steps. Both are trained here and shrunk as the released model is. `one-1:full` is a run before that,
+`quadrieve:hybrid` the search by meaning and words. Everything is kept in FOLDER and goes on where it was stopped;
+several processes may take different `--models` of one folder.
 
-Example: python benchmarks/release.py --data data --folder release --json release.json
+Example: python benchmarks/release.py --data data --folder runs --json release.json
 """
 
 from __future__ import annotations
@@ -54,6 +53,8 @@ READING = {
     "icl_mix": (8, ("random", "BM25", "minilm")),
     "natural_instructions": (8, ("minilm",)),
 }
+#: The packaged default.
+RELEASED = "quadrieve"
 #: Rank that changes are cut to, as `quadrieve shrink` does.
 RANK = 128
 Values = dict[str, list[float]]
@@ -171,28 +172,25 @@ def signed(difference: Sequence[float]) -> str:
 
 
 def retrieval_table(figures: Figures, seeds: Sequence[int], more: Sequence[str]) -> dict[str, Any]:
-    """Dense retrieval of the model beside its backbone, BM25 and further models."""
+    """Dense retrieval of the released model beside BM25, its backbone, single runs and further models."""
     report: dict[str, Any] = {}
-    print(row("test set", "metric", "BM25", "minilm", *more, "quadrieve", "seeds", "difference from minilm"))
-    print(row(*["---"] * (7 + len(more))))
+    runs = [f"one-{seed}" for seed in seeds]
+    columns = ["BM25", "minilm", *runs, *more]
+    print(row("test set", "metric", "queries", *columns, RELEASED, "difference from minilm"))
+    print(row(*["---"] * (5 + len(columns))))
     for task, names in SETS.items():
         for name in names:
-            metrics = [METRIC[task]] + (["ndcg@5 unseen"] if task == "tool" else [])
-            for metric in metrics:
-                values = {
-                    system: figures.retrieval(system, name).get(metric)
-                    for system in ("BM25", "minilm", *more, *(f"one-{seed}" for seed in seeds))
-                }
-                ours = [found for seed in seeds if (found := values[f"one-{seed}"])]
-                if not ours or not values["minilm"]:
+            for metric in [METRIC[task]] + (["ndcg@5 unseen"] if task == "tool" else []):
+                values = {system: figures.retrieval(system, name).get(metric) for system in (*columns, RELEASED)}
+                ours, start = values.pop(RELEASED), values["minilm"]
+                if not ours or not start:
                     continue
-                found = compared(ours, values["minilm"])
-                others = {s: statistics.mean(v) for s, v in values.items() if v and not s.startswith("one-")}
-                report[f"{name} {metric}"] = found | others
-                spread = f"{min(found['seeds']):.3f}-{max(found['seeds']):.3f}"
+                means = {system: statistics.mean(found) for system, found in values.items() if found}
+                found = compared([ours], start)
+                report[f"{name} {metric}"] = found | means
                 label = name + (" (never trained on)" if name in UNTRAINED else "")
-                cells = [f"{value:.3f}" for value in others.values()]
-                print(row(label, metric, *cells, f"{found['mean']:.3f}", spread, signed(found["difference"])))
+                cells = [f"{means[system]:.3f}" for system in columns]
+                print(row(label, metric, len(ours), *cells, f"{found['mean']:.3f}", signed(found["difference"])))
     return report
 
 
@@ -213,7 +211,7 @@ def specialists_table(figures: Figures, seeds: Sequence[int]) -> dict[str, Any]:
     return report
 
 
-def reading_table(figures: Figures, seeds: Sequence[int]) -> dict[str, Any]:
+def reading_table(figures: Figures) -> dict[str, Any]:
     """What the language model makes of the texts found: perplexity of the true reply, and answers."""
     report: dict[str, Any] = {}
     print(row("test set", "texts", "what is measured", "with the texts of", "theirs", "quadrieve's", "difference"))
@@ -221,10 +219,10 @@ def reading_table(figures: Figures, seeds: Sequence[int]) -> dict[str, Any]:
     for name, (shown, systems) in READING.items():
         memory = figures.set(name).role is Role.MEMORY
         metric = "nll" if memory else "answer"
-        ours = [figures.reading(f"one-{seed}", name)[metric] for seed in seeds]
+        ours = figures.reading(RELEASED, name)[metric]
         report[name] = {}
         for system in systems:
-            found = compared(ours, figures.reading(system, name)[metric])
+            found = compared([ours], figures.reading(system, name)[metric])
             report[name][system] = found
             means = [math.exp(x) if memory else x for x in (found["other"], found["mean"])]
             what = "perplexity of the reply; difference in nats" if memory else "answer score"
@@ -237,14 +235,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the recipe's sources and of the sets")
     parser.add_argument("--folder", type=Path, required=True, help="where models and figures are kept")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--specialists", type=int, nargs="*", default=[1], help="seeds of the specialists")
-    parser.add_argument("--also", nargs="*", default=[], help="further models, such as one-1:full one-1:hybrid")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="single runs of the recipe, to train and show")
+    parser.add_argument("--specialists", type=int, nargs="*", default=[], help="seeds of one-role runs, likewise")
+    parser.add_argument("--also", nargs="*", default=[], help="further models, such as quadrieve:hybrid one-1:full")
     parser.add_argument(
         "--keys", nargs="*", default=[], help="SET=N: so many texts of its corpus, drawn at random, gold among them"
     )
     parser.add_argument("--lm-queries", type=int, default=100, help="of each set; 0 reads nothing")
-    parser.add_argument("--lm-seeds", type=int, nargs="+", default=[1], help="seeds that the language model reads for")
     parser.add_argument("--models", nargs="*", help="train and measure these alone, such as one-1 qa-1; no tables")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
@@ -253,12 +250,15 @@ def main() -> None:
     figures = Figures(args.data, args.folder, keys, args.lm_queries)
     if args.models is not None:
         for model in args.models:
-            train(model, args.data, args.folder)
+            if model not in (RELEASED, "minilm", "BM25"):
+                train(model, args.data, args.folder)
             task = model.rsplit("-", 1)[0]
-            for name in (name for kind, names in SETS.items() if task in ("one", kind) for name in names):
+            for name in (name for kind, names in SETS.items() if task not in SETS or task == kind for name in names):
                 figures.retrieval(model, name)
         return
-    for model in [f"one-{s}" for s in args.seeds] + [f"{task}-{s}" for task in SETS for s in args.specialists]:
+    for model in [f"one-{s}" for s in {*args.seeds, *args.specialists}] + [
+        f"{task}-{s}" for task in SETS for s in args.specialists
+    ]:
         train(model, args.data, args.folder)
     report = {"retrieval": retrieval_table(figures, args.seeds, args.also)}
     if args.specialists:
@@ -266,7 +266,7 @@ def main() -> None:
         report["specialists"] = specialists_table(figures, args.specialists)
     if args.lm_queries:
         print("\nWhat SmolLM2-135M makes of what is found\n")
-        report["reading"] = reading_table(figures, args.lm_seeds)
+        report["reading"] = reading_table(figures)
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -80,7 +80,13 @@ def export(
 
 
 def shrink(
-    models: Sequence[str | Path], folder: Path, rank: int, *, share: float = 1.0, name: str | None = None
+    models: Sequence[str | Path],
+    folder: Path,
+    rank: int,
+    *,
+    share: float = 1.0,
+    plain: Sequence[str] = (),
+    name: str | None = None,
 ) -> Path:
     """Write what training changed as a small file, which `Embedder.load` puts together with the packaged backbone.
 
@@ -93,6 +99,7 @@ def shrink(
             but for a card.
         rank: Rank of a matrix's change; see `quadrieve.delta.make_delta`.
         share: How much of the mean change is kept; 0 is the backbone, 1 all of it.
+        plain: Tasks that are to be embedded without their prefixes, though they were trained with them.
         name: What the model is called; None for the name of `folder`.
 
     Returns:
@@ -130,7 +137,7 @@ def shrink(
         "runs": len(trained),
         "share": share,
         "weights": weights,
-        "prompts": dict(trained[0].prompts),
+        "prompts": {key: prefix for key, prefix in trained[0].prompts.items() if key.rsplit("_", 1)[0] not in plain},
     }
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     for file in ("recipe.yaml", "training.json"):
