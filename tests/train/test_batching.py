@@ -85,6 +85,18 @@ def test_each_task_may_have_its_own_batch_size():
     assert {(batch[0].task, len(batch)) for batch in sampler} == {("qa", 2), ("tool", 5)}
 
 
+def test_a_source_batch_is_of_one_source_and_small_sources_get_more_than_their_rows():
+    sources = {"tool": ["large"] * 16 + ["small"] * 4}
+    sampler = TaskBlockSampler(
+        {"qa": 9, "tool": 20}, 2, 90, weights={"qa": 1, "tool": 2}, batching="source", sources=sources
+    )
+    batches = list(sampler)
+    assert Counter(batch[0].task for batch in batches) == {"qa": 30, "tool": 60}
+    named = [{sources["tool"][draw.row] for draw in batch} for batch in batches if batch[0].task == "tool"]
+    assert Counter(map(frozenset, named)) == {frozenset({"large"}): 40, frozenset({"small"}): 20}
+    assert {draw.row for batch in batches for draw in batch if draw.task == "tool"} == set(range(20))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

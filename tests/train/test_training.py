@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
-from quadrieve import Embedder, checkpoint
+from quadrieve import Embedder, checkpoint, find_task
 from quadrieve.errors import InputError, StoreError
 from quadrieve_train import MultiTaskTrainer, Recipe, SelfPacedSchedule, mine, pipeline, read_collection
 from quadrieve_train.dev import DevSet
@@ -193,6 +193,21 @@ def test_the_model_folder_opens_everywhere_with_its_prefixes_and_says_how_it_cam
     assert "| qa | 10 | 0% | 0% | 0.00 |" in card  # the made-up rewards order the positive first
     assert Recipe.load(result.folder / "recipe.yaml").matryoshka == (32, 8)
     assert set(result.before) == {"qa", "tool"}
+
+
+def test_one_task_may_go_without_its_prefixes_and_a_batch_may_be_of_one_source(data, recipe_of):
+    recipe = recipe_of(batching="source")
+    tasks = {name: replace(task, prefixes=name != "qa") for name, task in recipe.tasks.items()}
+    write_rows(
+        [replace(as_row(row), task="tool") for row in pipeline.read_rows(data / "qa.jsonl")], data / "more.jsonl"
+    )
+    tasks["tool"] = replace(tasks["tool"], sources=("tool.jsonl", "more.jsonl"))
+    result = pipeline.train(replace(recipe, tasks=tasks), data, data / "model", use_cpu=True)
+    embedder = Embedder.load(result.folder)
+    assert embedder.view("qa").explain("q") == "q"
+    assert embedder.view("tool").explain("q") == find_task("tool").query_prefix + "q"
+    rows, _ = pipeline.prepare(replace(recipe, tasks=tasks), data, data / "model.work")
+    assert rows["tool"]["source"] == ["tool.jsonl"] * 10 + ["more.jsonl"] * 10
 
 
 def test_a_loss_that_is_no_number_saves_and_names_the_batch(data, recipe_of):

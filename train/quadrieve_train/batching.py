@@ -1,17 +1,18 @@
-"""Which rows a step sees: one task at a time over all processes, all tasks at once, or whatever comes."""
+"""Which rows a step sees: one task or source at a time over all processes, all tasks at once, or whatever comes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from quadrieve.errors import InputError
 
-Batching = Literal["homogeneous", "heterogeneous", "mixed"]
+Batching = Literal["homogeneous", "source", "heterogeneous", "mixed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +39,23 @@ class TaskBlockSampler:
     sees what it would have seen.
 
     - `homogeneous`: a block is of one task. Tasks take turns so that each keeps its share of the steps.
+    - `source`: a block is of one source of one task, so that its negatives are candidates of the same collection.
+      Within a task, a source's share of the steps goes with the square root of its rows, so that small ones are heard.
     - `heterogeneous`: every block holds each task's share of rows.
     - `mixed`: every row of a block is of a task drawn by its share.
 
     Args:
         sizes: Number of rows by task.
-        batch_size: Queries in a micro-batch of one process; or by task (homogeneous batches only).
+        batch_size: Queries in a micro-batch of one process; or by task (homogeneous and source batches only).
         steps: Optimizer steps.
         weights: Share of the steps (or rows) by task; None for the number of rows.
-        batching: One of the three.
+        batching: One of the four.
         rank: This process.
         world_size: All processes.
         accumulation: Micro-batches in an optimizer step.
         seed: The same draws for the same seed.
         start: First step; set it before iterating to resume.
+        sources: By task, the source of each row; only `source` batches ask for it, and a task that is not named is one.
 
     Raises:
         InputError: If a task has no rows, or sizes and weights name different tasks.
@@ -75,6 +79,7 @@ class TaskBlockSampler:
         accumulation: int = 1,
         seed: int = 13,
         start: int = 0,
+        sources: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         shares = dict(weights) if weights is not None else {task: float(size) for task, size in sizes.items()}
         if not sizes or set(shares) != set(sizes):
@@ -82,25 +87,31 @@ class TaskBlockSampler:
         empty = [task for task, size in sizes.items() if size < 1]
         if empty or min(shares.values()) <= 0:
             raise InputError(f"Every task needs rows and a weight above 0; {empty or shares} does not.")
-        if batching not in ("homogeneous", "heterogeneous", "mixed"):
-            raise InputError(f"Unknown batching {batching!r}; expected 'homogeneous', 'heterogeneous' or 'mixed'.")
-        if isinstance(batch_size, Mapping) and (batching != "homogeneous" or set(batch_size) != set(sizes)):
-            raise InputError("A batch size by task needs homogeneous batches and one for every task.")
+        if batching not in get_args(Batching):
+            raise InputError(f"Unknown batching {batching!r}; expected one of {', '.join(get_args(Batching))}.")
+        self._one_task = batching in ("homogeneous", "source")
+        if isinstance(batch_size, Mapping) and (not self._one_task or set(batch_size) != set(sizes)):
+            raise InputError("A batch size by task needs homogeneous or source batches and one for every task.")
         if not 0 <= rank < world_size or accumulation < 1 or steps < 0:
             raise InputError(f"No process {rank} of {world_size}, {accumulation} micro-batches, {steps} steps.")
         self.sizes = dict(sizes)
         total = sum(shares.values())
-        self.shares = {task: shares[task] / total for task in self.sizes}
+        labels = (sources or {}) if batching == "source" else {}
+        self._parts = [
+            part
+            for task, size in self.sizes.items()
+            for part in _parts(task, shares[task] / total, size, labels.get(task))
+        ]
         self.batch_size = batch_size
         self.steps, self.batching, self.seed, self.start = steps, batching, seed, start
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
-        self._streams = {task: _Stream(size, seed, number) for number, (task, size) in enumerate(self.sizes.items())}
+        self._streams = [_Stream(len(part.rows), seed, number) for number, part in enumerate(self._parts)]
 
     def __len__(self) -> int:
         return (self.steps - self.start) * self.accumulation
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        seen = dict.fromkeys(self.sizes, 0)
+        seen = [0] * len(self._parts)
         for step in range(self.steps):
             counts = self._counts(step, seen)
             if step >= self.start:
@@ -109,37 +120,43 @@ class TaskBlockSampler:
                 for micro in range(self.accumulation):
                     at = (micro * self.world_size + self.rank) * size
                     yield block[at : at + size]
-            for task, count in counts.items():
-                seen[task] += count
+            seen = [before + count for before, count in zip(seen, counts, strict=True)]
 
-    def _counts(self, step: int, seen: Mapping[str, int]) -> dict[str, int]:
-        """Rows of each task in a step's block."""
-        if self.batching == "homogeneous":
-            # The task that is furthest behind its share of steps takes its turn.
-            steps = {task: seen[task] / self._block_size(task) for task in self.sizes}
-            task = max(self.sizes, key=lambda name: self.shares[name] * (step + 1) - steps[name])
-            return {task: self._block_size(task)}
+    def _counts(self, step: int, seen: Sequence[int]) -> list[int]:
+        """Rows of each part in a step's block."""
+        counts = [0] * len(self._parts)
+        if self._one_task:
+            # The part that is furthest behind its share of steps takes its turn.
+            sizes = [self._block_size(part.task) for part in self._parts]
+            behind = [
+                part.share * (step + 1) - rows / size for part, rows, size in zip(self._parts, seen, sizes, strict=True)
+            ]
+            turn = behind.index(max(behind))
+            counts[turn] = sizes[turn]
+            return counts
         size = self._block_size("")
         if self.batching == "mixed":
-            drawn = np.random.default_rng([self.seed, step, 1]).multinomial(size, list(self.shares.values()))
-            return dict(zip(self.sizes, drawn.tolist(), strict=True))
-        counts = dict.fromkeys(self.sizes, 0)
+            drawn = np.random.default_rng([self.seed, step, 1]).multinomial(size, [part.share for part in self._parts])
+            return list(map(int, drawn))
         for _ in range(size):  # each place goes to the task that is furthest behind its share of rows
-            behind = max(self.sizes, key=lambda task: self.shares[task] * size * (step + 1) - seen[task] - counts[task])
-            counts[behind] += 1
+            behind = [
+                part.share * size * (step + 1) - rows - count
+                for part, rows, count in zip(self._parts, seen, counts, strict=True)
+            ]
+            counts[behind.index(max(behind))] += 1
         return counts
 
     def _block_size(self, task: str) -> int:
         size = self.batch_size[task] if isinstance(self.batch_size, Mapping) else self.batch_size
         return size * self.world_size * self.accumulation
 
-    def _block(self, step: int, counts: Mapping[str, int], seen: Mapping[str, int]) -> list[Draw]:
-        block = [
-            Draw(task, *self._streams[task][position])
-            for task, count in counts.items()
-            for position in range(seen[task], seen[task] + count)
-        ]
-        if self.batching != "homogeneous":  # so that every micro-batch gets its part of every task
+    def _block(self, step: int, counts: Sequence[int], seen: Sequence[int]) -> list[Draw]:
+        block = []
+        for part, stream, first, count in zip(self._parts, self._streams, seen, counts, strict=True):
+            for position in range(first, first + count):
+                row, epoch = stream[position]
+                block.append(Draw(part.task, part.rows[row], epoch))
+        if not self._one_task:  # so that every micro-batch gets its part of every task
             order = np.random.default_rng([self.seed, step, 2]).permutation(len(block))
             parts = self.world_size * self.accumulation
             dealt = [block[i::parts] for i in range(parts)] if self.batching == "heterogeneous" else None
@@ -147,8 +164,25 @@ class TaskBlockSampler:
         return block
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What takes turns: a task, or a source of one."""
+
+    task: str
+    share: float
+    rows: Sequence[int]
+
+
+def _parts(task: str, share: float, size: int, sources: Sequence[str] | None) -> list[_Part]:
+    if sources is None:
+        return [_Part(task, share, range(size))]
+    rows = {name: [i for i, source in enumerate(sources) if source == name] for name in dict.fromkeys(sources)}
+    total = sum(math.sqrt(len(own)) for own in rows.values())
+    return [_Part(task, share * math.sqrt(len(own)) / total, own) for own in rows.values()]
+
+
 class _Stream:
-    """A task's rows, shuffled anew each epoch, by position in an endless sequence."""
+    """A part's rows, shuffled anew each epoch, by position in an endless sequence."""
 
     def __init__(self, size: int, seed: int, number: int) -> None:
         self.size, self._seed = size, (seed, number)

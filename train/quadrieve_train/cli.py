@@ -120,10 +120,6 @@ def shrink(
     out: Annotated[Path, typer.Option(help="Folder of the small model.")],
     rank: Annotated[int, typer.Option(help="Rank that a matrix's change is cut to; 128 takes 6 MB.")] = 128,
     share: Annotated[float, typer.Option(help="How much of the change is kept; less keeps more of minilm.")] = 1.0,
-    plain: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="A task to embed without its prefixes; may be repeated."),
-    ] = None,
     name: Annotated[Optional[str], typer.Option(help="What it is called; as OUT if not given.")] = None,  # noqa: UP045
 ) -> None:
     """Keep of a model what training changed: a few megabytes that `Embedder.load` opens wherever minilm is installed.
@@ -132,7 +128,7 @@ def shrink(
     """
     from .export import shrink as run
 
-    folder = run(models, out, rank, share=share, plain=plain or (), name=name)
+    folder = run(models, out, rank, share=share, name=name)
     size = (folder / "delta.safetensors").stat().st_size
     typer.echo(f"The model is in {folder}: {size / 1e6:.1f} MB and the packaged minilm")
 

@@ -52,9 +52,10 @@ def export(
     """
     prompts: dict[str, str] = {}
     if recipe.prefixes == "task":
-        for name in recipe.tasks:
+        for name, spec in recipe.tasks.items():
             task = find_task(name)
-            prompts |= {f"{name}_query": task.query_prefix, f"{name}_key": task.key_prefix}
+            own = (task.query_prefix, task.key_prefix) if spec.prefixes else ("", "")
+            prompts |= {f"{name}_query": own[0], f"{name}_key": own[1]}
     with tempfile.TemporaryDirectory() as staged:
         merged: Any = encoder.merged()
         merged.save_pretrained(staged)
@@ -85,7 +86,6 @@ def shrink(
     rank: int,
     *,
     share: float = 1.0,
-    plain: Sequence[str] = (),
     name: str | None = None,
 ) -> Path:
     """Write what training changed as a small file, which `Embedder.load` puts together with the packaged backbone.
@@ -99,7 +99,6 @@ def shrink(
             but for a card.
         rank: Rank of a matrix's change; see `quadrieve.delta.make_delta`.
         share: How much of the mean change is kept; 0 is the backbone, 1 all of it.
-        plain: Tasks that are to be embedded without their prefixes, though they were trained with them.
         name: What the model is called; None for the name of `folder`.
 
     Returns:
@@ -137,7 +136,7 @@ def shrink(
         "runs": len(trained),
         "share": share,
         "weights": weights,
-        "prompts": {key: prefix for key, prefix in trained[0].prompts.items() if key.rsplit("_", 1)[0] not in plain},
+        "prompts": dict(trained[0].prompts),
     }
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     for file in ("recipe.yaml", "training.json"):

@@ -168,7 +168,8 @@ def prepare(
                     given = _given(data / source, name, recipe, task)
                 else:
                     given = _mine(data / source, name, "train", task.queries, recipe, embedder, work, progress)
-                found += _with_rewards(given, source, task, recipe, opened, store, progress)
+                rewarded = concatenate_datasets(_with_rewards(given, source, task, recipe, opened, store, progress))
+                found.append(rewarded.add_column("source", [source] * len(rewarded)))
             rows[name] = _useful(concatenate_datasets(found), task)
             if not len(rows[name]):
                 raise InputError(f"Task {name!r}: no row of {', '.join(task.sources)} has what its losses need.")

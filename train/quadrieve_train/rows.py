@@ -222,9 +222,11 @@ def row_at(dataset: Any, index: int) -> Row:
 
 
 def as_row(record: Mapping[str, Any]) -> Row:
-    """A record of such a dataset as a row, unchecked."""
+    """A record of such a dataset as a row, unchecked; other columns are left out."""
     values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in record.items()
+        if name in Row.__slots__
     }
     return Row(**values)
 

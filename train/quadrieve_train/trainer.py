@@ -113,7 +113,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
             raise InputError("Give every task a weight, or none.")
         sampler = TaskBlockSampler(
             sizes,
-            own if self.recipe.batching == "homogeneous" else self.recipe.batch_size,
+            own if self.recipe.batching in ("homogeneous", "source") else self.recipe.batch_size,
             self.args.max_steps,
             weights=weights,
             batching=self.recipe.batching,
@@ -121,6 +121,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
             world_size=self.args.world_size,
             accumulation=self.args.gradient_accumulation_steps,
             seed=self.recipe.seed,
+            sources={t: rows["source"] for t, rows in self.task_rows.items() if "source" in rows.column_names},
         )
         return torch.utils.data.DataLoader(
             self.train_dataset,
@@ -438,7 +439,8 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers co
 
 def prefixes_of(task: str, recipe: Recipe) -> Prefixes:
     """The prefixes that a task is trained with under a recipe."""
-    if recipe.prefixes == "none":
+    spec = recipe.tasks.get(task)
+    if recipe.prefixes == "none" or (spec is not None and not spec.prefixes):
         return Prefixes()
     found = find_task(task)
     return Prefixes(found.query_prefix, found.key_prefix)

@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 from quadrieve import find_task
 from quadrieve.errors import InputError
 
+from ..batching import Batching
 from ..rewards.templates import Template
 
 #: The folder of the recipes that come with the package.
@@ -37,6 +38,7 @@ class TaskRecipe:
         dev_queries: Dev queries taken; None for all.
         dev_keys: Dev candidates taken, positives among them; None for all.
         dev_labelled: Dev rows that the language model labels, to follow reward and answer quality.
+        prefixes: Whether its texts get the task's prefixes; one task of several may go without.
     """
 
     sources: tuple[str, ...]
@@ -52,6 +54,7 @@ class TaskRecipe:
     dev_queries: int | None = None
     dev_keys: int | None = None
     dev_labelled: int = 0
+    prefixes: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Recipe:
         steps: Optimizer steps.
         batch_size: Queries in a micro-batch of one process.
         accumulation: Micro-batches in a step.
-        batching: `homogeneous`, `heterogeneous` or `mixed`.
+        batching: `homogeneous`, `source`, `heterogeneous` or `mixed`; see `TaskBlockSampler`.
         grad_cache: Encode in groups of `group_tokens` with cached gradients, so that memory does not bound the batch.
         group_tokens: Padded tokens in one forward pass; None for what suits the device.
         learning_rate: Highest learning rate.
@@ -157,7 +160,7 @@ class Recipe:
     steps: int = 10_000
     batch_size: int = 100
     accumulation: int = 1
-    batching: Literal["homogeneous", "heterogeneous", "mixed"] = "homogeneous"
+    batching: Batching = "homogeneous"
     grad_cache: bool = False
     group_tokens: int | None = None
     learning_rate: float = 5e-6
