@@ -30,7 +30,7 @@ release: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the training sets: make release DATA=..." >&2; exit 1; }
 	for seed in 1 2 3; do $(BIN)/quadrieve train release --data $(DATA) --out runs/release-$$seed \
 		--rewards runs/rewards --seed $$seed --cpu || exit 1; done
-	$(BIN)/quadrieve shrink runs/release-1 runs/release-2 runs/release-3 --share 0.6 \
+	$(BIN)/quadrieve shrink runs/release-1 runs/release-2 runs/release-3 --share 0.9 \
 		--name quadrieve --out core/quadrieve/released
 
 $(BIN)/python:
