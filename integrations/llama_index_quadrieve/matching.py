@@ -1,7 +1,8 @@
 """Whether a record's metadata matches LlamaIndex's filters, decided in Python.
 
-As LlamaIndex's own in-memory store decides it, with three differences: filters nest, True is not 1, and what
-cannot be compared (a word and a number, a missing value) does not match instead of raising.
+As LlamaIndex's own in-memory store decides it, with four differences: filters nest, True is not 1, an empty list is
+no value (an index keeps none), and what cannot be compared (a word and a number, a missing value) does not match
+instead of raising.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from langchain_quadrieve import ToolSelectionMiddleware
 from quadrieve import InputError, StoreError, Tool, Toolbox
 
 THREAD = {"configurable": {"thread_id": "1"}}
-WEATHER, MAIL, MONEY = "What is the weather in Oslo?", "Write Imke an e-mail.", "How much is a dollar in crowns?"
+WEATHER, MAIL, MONEY = "What is the weather in Oslo?", "Write Imke an e-mail.", "Convert a dollar into crowns."
 
 
 @tool
