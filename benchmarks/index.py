@@ -211,7 +211,7 @@ def _given(vectors: Vectors) -> Any:
             return rows  # Chroma takes rows as they are, which spares it time
 
         def embed_query(self, text: str) -> list[float]:
-            raise NotImplementedError("queries come as vectors")
+            return self.embed_documents([text])[0]
 
     return _Rows()
 

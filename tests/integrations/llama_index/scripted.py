@@ -72,4 +72,7 @@ class ScriptedLLM(FunctionCallingLLM):
         return iter([self.complete(prompt)])
 
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
-        raise NotImplementedError("agents chat")
+        async def stream() -> AsyncIterator[CompletionResponse]:
+            yield self.complete(prompt)
+
+        return stream()
