@@ -25,7 +25,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 
-# From rows to the weights that ship: three runs, averaged and shrunk. An hour and a half on one core without bf16.
+# From rows to the weights that ship: three runs, averaged and shrunk. Two hours on one core without bf16.
 release: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the training sets: make release DATA=..." >&2; exit 1; }
 	for seed in 1 2 3; do $(BIN)/quadrieve train release --data $(DATA) --out runs/release-$$seed \

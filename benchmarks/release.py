@@ -27,7 +27,7 @@ from quadrieve_train import Recipe
 from quadrieve_train.evaluation import systems as ways
 from quadrieve_train.evaluation.cache import CachedView, VectorCache
 from quadrieve_train.evaluation.reading import Reader
-from quadrieve_train.evaluation.run import _retrieval
+from quadrieve_train.evaluation.run import retrieval_values
 from quadrieve_train.evaluation.sets import EvalSet, read_set
 from quadrieve_train.evaluation.sets import shrink as smaller
 from quadrieve_train.evaluation.statistics import paired_bootstrap
@@ -102,7 +102,7 @@ class Figures:
             return {}
         return self._kept(
             f"{system}.{name}.retrieval.{self._keys.get(name)}",
-            lambda: _retrieval(evaluated, self._rank(system, evaluated)),
+            lambda: retrieval_values(evaluated, self._rank(system, evaluated)),
         )
 
     def reading(self, system: str, name: str) -> Values:

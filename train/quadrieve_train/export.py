@@ -17,14 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from quadrieve import Embedder, checkpoint, find_task
-from quadrieve.checkpoint import Checkpoint
+from quadrieve.checkpoint import DELTA_FILE, WEIGHTS_FILE, Checkpoint
 from quadrieve.delta import apply_delta, make_delta
 from quadrieve.errors import InputError
 
+from .collating import prefixes_of
 from .encoder import BiEncoder
 from .recipes import Recipe
-
-_WEIGHTS = "model.safetensors"
 
 
 def export(
@@ -52,10 +51,9 @@ def export(
     """
     prompts: dict[str, str] = {}
     if recipe.prefixes == "task":
-        for name, spec in recipe.tasks.items():
-            task = find_task(name)
-            own = (task.query_prefix, task.key_prefix) if spec.prefixes else ("", "")
-            prompts |= {f"{name}_query": own[0], f"{name}_key": own[1]}
+        for name in recipe.tasks:
+            own = prefixes_of(name, recipe)
+            prompts |= {f"{name}_query": own.query, f"{name}_key": own.key}
     with tempfile.TemporaryDirectory() as staged:
         merged: Any = encoder.merged()
         merged.save_pretrained(staged)
@@ -121,14 +119,14 @@ def shrink(
     recipes = [replace(Recipe.load(one.folder / "recipe.yaml"), seed=0) for one in trained]
     if any(recipe != recipes[0] for recipe in recipes):
         raise InputError("Only runs of one recipe can be averaged, and these differ in more than the seed.")
-    before = load_file(start.folder / _WEIGHTS)
-    after = _average(before, [load_file(one.folder / _WEIGHTS) for one in trained], share)
+    before = load_file(start.folder / WEIGHTS_FILE)
+    after = _average(before, [load_file(one.folder / WEIGHTS_FILE) for one in trained], share)
     delta = make_delta(before, after, rank)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(delta, folder / "delta.safetensors")
-    (folder / "delta.safetensors").chmod(0o644)  # safetensors writes for the owner alone
+    save_file(delta, folder / DELTA_FILE)
+    (folder / DELTA_FILE).chmod(0o644)  # safetensors writes for the owner alone
     with tempfile.TemporaryDirectory() as staged:
-        save_file(apply_delta(before, delta), Path(staged) / _WEIGHTS)
+        save_file(apply_delta(before, delta), Path(staged) / WEIGHTS_FILE)
         weights = replace(start, folder=Path(staged)).weights_hash()
     about = {
         "name": name or folder.name,

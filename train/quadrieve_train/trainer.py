@@ -20,8 +20,8 @@ from transformers.integrations import TensorBoardCallback
 from quadrieve import find_task
 from quadrieve.errors import InputError
 
-from .batching import Draw, TaskBlockSampler
-from .collating import Collator, DrawnRows, Prefixes
+from .batching import ONE_TASK, Draw, TaskBlockSampler
+from .collating import Collator, DrawnRows, prefixes_of
 from .dev import DevSet
 from .encoder import BiEncoder, cached_backward, gather_rows
 from .errors import DivergedError
@@ -113,7 +113,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
             raise InputError("Give every task a weight, or none.")
         sampler = TaskBlockSampler(
             sizes,
-            own if self.recipe.batching in ("homogeneous", "source") else self.recipe.batch_size,
+            own if self.recipe.batching in ONE_TASK else self.recipe.batch_size,
             self.args.max_steps,
             weights=weights,
             batching=self.recipe.batching,
@@ -435,15 +435,6 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers co
         del args, state
         if self.stopped_by is not None:
             control.should_save = control.should_training_stop = True
-
-
-def prefixes_of(task: str, recipe: Recipe) -> Prefixes:
-    """The prefixes that a task is trained with under a recipe."""
-    spec = recipe.tasks.get(task)
-    if recipe.prefixes == "none" or (spec is not None and not spec.prefixes):
-        return Prefixes()
-    found = find_task(task)
-    return Prefixes(found.query_prefix, found.key_prefix)
 
 
 def training_arguments(recipe: Recipe, folder: Path, **more: Any) -> TrainingArguments:

@@ -127,7 +127,7 @@ def evaluate(
             compared["random"] = ways.at_random
             rankings: dict[str, ways.Rankings | None] = {name: rank(evaluated) for name, rank in compared.items()}
             rankings["nothing"] = None
-            values = {name: _retrieval(evaluated, found) for name, found in rankings.items()}
+            values = {name: retrieval_values(evaluated, found) for name, found in rankings.items()}
             if reader is not None:
                 for name, found in tqdm(rankings.items(), desc=evaluated.name, disable=not progress):
                     values[name] |= _reading(reader, evaluated, found, lm_queries)
@@ -147,7 +147,8 @@ def evaluate(
     return report
 
 
-def _retrieval(evaluated: EvalSet, rankings: ways.Rankings | None) -> dict[str, list[float]]:
+def retrieval_values(evaluated: EvalSet, rankings: ways.Rankings | None) -> dict[str, list[float]]:
+    """Retrieval metrics of each query with gold; of tools, for requests with tools seen and unseen in training too."""
     gold = [query.positives for query in evaluated.queries]
     if rankings is None or not any(gold):
         return {}
