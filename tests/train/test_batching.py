@@ -97,6 +97,13 @@ def test_a_source_batch_is_of_one_source_and_small_sources_get_more_than_their_r
     assert {draw.row for batch in batches for draw in batch if draw.task == "tool"} == set(range(20))
 
 
+def test_shares_say_how_much_of_a_tasks_steps_each_source_gets():
+    sources = {"tool": ["large"] * 16 + ["small"] * 4}
+    shares = {"tool": {"large": 1.0, "small": 3.0}}
+    sampler = TaskBlockSampler({"tool": 20}, 2, 40, batching="source", sources=sources, shares=shares)
+    assert Counter(sources["tool"][batch[0].row] for batch in sampler) == {"large": 10, "small": 30}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -105,6 +112,7 @@ def test_a_source_batch_is_of_one_source_and_small_sources_get_more_than_their_r
         ({"batching": "other"}, "Unknown batching"),
         ({"batch_size": {"qa": 2}, "batching": "mixed"}, "homogeneous"),
         ({"rank": 2, "world_size": 2}, "No process 2 of 2"),
+        ({"batching": "source", "sources": {"qa": ["a", "b"] * 2}, "shares": {"qa": {"a": 1.0}}}, "share above 0"),
     ],
 )
 def test_a_sampler_refuses_what_does_not_fit(options, message):

@@ -58,6 +58,7 @@ def test_a_task_may_have_its_own_number_of_candidates_and_its_own_template():
         ({"tasks": {"qa": {"sources": ["a"], "losses": {"hinge": 1}}}}, "losses of graded, kl, contrastive"),
         ({"tasks": {"qa": {"sources": ["a"]}}}, "only losses that need rewards, and labelled is 0"),
         ({"tasks": {"qa": {"labelled": 3}}}, "tasks.qa lacks a key"),
+        ({"tasks": {"qa": {**MINIMAL["tasks"]["qa"], "shares": {"farm": 1}}}}, "shares goes with batching: source"),
         ({"tasks": {}}, "at least one task"),
         ({"tasks": [1]}, "tasks must be a mapping"),
         ({"stop_on": ["boredom"]}, "Unknown monitor 'boredom'"),

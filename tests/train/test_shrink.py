@@ -106,7 +106,9 @@ def test_a_damaged_delta_is_refused_and_nothing_of_it_is_kept(trained, tmp_path,
 @pytest.mark.models
 def test_only_what_was_trained_from_the_packaged_backbone_shrinks(trained, tmp_path):
     told = json.loads((trained / "training.json").read_text())
-    (trained / "training.json").write_text(json.dumps({**told, "start": "other/model"}))
+    (trained / "training.json").write_text(json.dumps({**told, "start": "first", "backbone": "minilm"}))
+    shrink([trained], tmp_path / "twice", rank=4)  # trained again from what was trained from it
+    (trained / "training.json").write_text(json.dumps({**told, "start": "first", "backbone": "other/model"}))
     with pytest.raises(InputError, match="was not trained from 'minilm'"):
         shrink([trained], tmp_path / "small", rank=4)
     with pytest.raises(InputError, match="was not trained from 'minilm'"):

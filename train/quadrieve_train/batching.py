@@ -43,7 +43,8 @@ class TaskBlockSampler:
 
     - `homogeneous`: a block is of one task. Tasks take turns so that each keeps its share of the steps.
     - `source`: a block is of one source of one task, so that its negatives are candidates of the same collection.
-      Within a task, a source's share of the steps goes with the square root of its rows, so that small ones are heard.
+      Within a task, a source's share of the steps is what `shares` says, or goes with the square root of its rows, so
+      that small ones are heard.
     - `heterogeneous`: every block holds each task's share of rows.
     - `mixed`: every row of a block is of a task drawn by its share.
 
@@ -59,9 +60,10 @@ class TaskBlockSampler:
         seed: The same draws for the same seed.
         start: First step; set it before iterating to resume.
         sources: By task, the source of each row; only `source` batches ask for it, and a task that is not named is one.
+        shares: By task, the share of its steps that each source gets.
 
     Raises:
-        InputError: If a task has no rows, or sizes and weights name different tasks.
+        InputError: If a task has no rows, sizes and weights name different tasks, or a source has no share above 0.
 
     Example:
         >>> sampler = TaskBlockSampler({"qa": 10, "tool": 10}, batch_size=2, steps=4, seed=1)
@@ -83,13 +85,14 @@ class TaskBlockSampler:
         seed: int = 13,
         start: int = 0,
         sources: Mapping[str, Sequence[str]] | None = None,
+        shares: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        shares = dict(weights) if weights is not None else {task: float(size) for task, size in sizes.items()}
-        if not sizes or set(shares) != set(sizes):
-            raise InputError(f"Sizes are for the tasks {sorted(sizes)}, weights for {sorted(shares)}; name the same.")
+        given = dict(weights) if weights is not None else {task: float(size) for task, size in sizes.items()}
+        if not sizes or set(given) != set(sizes):
+            raise InputError(f"Sizes are for the tasks {sorted(sizes)}, weights for {sorted(given)}; name the same.")
         empty = [task for task, size in sizes.items() if size < 1]
-        if empty or min(shares.values()) <= 0:
-            raise InputError(f"Every task needs rows and a weight above 0; {empty or shares} does not.")
+        if empty or min(given.values()) <= 0:
+            raise InputError(f"Every task needs rows and a weight above 0; {empty or given} does not.")
         if batching not in get_args(Batching):
             raise InputError(f"Unknown batching {batching!r}; expected one of {', '.join(get_args(Batching))}.")
         self._one_task = batching in ONE_TASK
@@ -98,12 +101,12 @@ class TaskBlockSampler:
         if not 0 <= rank < world_size or accumulation < 1 or steps < 0:
             raise InputError(f"No process {rank} of {world_size}, {accumulation} micro-batches, {steps} steps.")
         self.sizes = dict(sizes)
-        total = sum(shares.values())
+        total = sum(given.values())
         labels = (sources or {}) if batching == "source" else {}
         self._parts = [
             part
             for task, size in self.sizes.items()
-            for part in _parts(task, shares[task] / total, size, labels.get(task))
+            for part in _parts(task, given[task] / total, size, labels.get(task), (shares or {}).get(task))
         ]
         self.batch_size = batch_size
         self.steps, self.batching, self.seed, self.start = steps, batching, seed, start
@@ -176,12 +179,17 @@ class _Part:
     rows: Sequence[int]
 
 
-def _parts(task: str, share: float, size: int, sources: Sequence[str] | None) -> list[_Part]:
+def _parts(
+    task: str, share: float, size: int, sources: Sequence[str] | None, shares: Mapping[str, float] | None
+) -> list[_Part]:
     if sources is None:
         return [_Part(task, share, range(size))]
     rows = {name: [i for i, source in enumerate(sources) if source == name] for name in dict.fromkeys(sources)}
-    total = sum(math.sqrt(len(own)) for own in rows.values())
-    return [_Part(task, share * math.sqrt(len(own)) / total, own) for own in rows.values()]
+    own = {name: math.sqrt(len(found)) if shares is None else shares.get(name, 0.0) for name, found in rows.items()}
+    if min(own.values()) <= 0:
+        raise InputError(f"Every source of {task!r} needs a share above 0; got {own}.")
+    total = sum(own.values())
+    return [_Part(task, share * own[name] / total, found) for name, found in rows.items()]
 
 
 class _Stream:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from quadrieve.errors import InputError
 
 from .collating import prefixes_of
 from .encoder import BiEncoder
+from .lineage import TRAINING_FILE, Lineage
 from .recipes import Recipe
 
 
@@ -67,12 +68,13 @@ def export(
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     training = {
         "start": start.name,
+        **asdict(Lineage.of(start).then(recipe)),
         "fingerprints": fingerprints,
         "data": dict(data or {}),
         "rewards": dict(health or {}),
         "figures": dict(figures or {}),
     }
-    (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+    (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
     card = _card(start, recipe, fingerprints, figures or {}, data or {}, health or {})
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
@@ -111,8 +113,8 @@ def shrink(
         )
     start, trained = checkpoint.find(checkpoint.PACKAGED_NAME), [checkpoint.find(model) for model in models]
     for one in trained:
-        told = one.folder / "training.json"
-        if not told.is_file() or json.loads(told.read_text(encoding="utf-8"))["start"] != start.name:
+        lineage = Lineage.of(one)
+        if not lineage.sources or lineage.backbone != start.name:
             raise InputError(
                 f"{one.name} was not trained from {start.name!r}, whose weights everyone has; keep it whole."
             )
@@ -137,7 +139,7 @@ def shrink(
         "prompts": dict(trained[0].prompts),
     }
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    for file in ("recipe.yaml", "training.json"):
+    for file in ("recipe.yaml", TRAINING_FILE):
         shutil.copyfile(trained[0].folder / file, folder / file)
     if not (folder / "README.md").exists():
         shutil.copyfile(trained[0].folder / "README.md", folder / "README.md")

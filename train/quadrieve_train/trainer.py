@@ -122,6 +122,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
             accumulation=self.args.gradient_accumulation_steps,
             seed=self.recipe.seed,
             sources={t: rows["source"] for t, rows in self.task_rows.items() if "source" in rows.column_names},
+            shares={task: spec.shares for task, spec in chosen.items() if spec.shares is not None},
         )
         return torch.utils.data.DataLoader(
             self.train_dataset,

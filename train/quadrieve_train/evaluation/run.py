@@ -11,8 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from quadrieve import Embedder, Role
-from quadrieve.errors import InputError
+from quadrieve.errors import InputError, ModelError
 
+from ..lineage import Lineage
 from ..lm import LanguageModel
 from ..recipes import Recipe
 from ..rewards import RewardStore
@@ -198,15 +199,19 @@ def _check_training(
         dataset: Any = read_rows(rows)
         for evaluated in sets:
             check_no_leak(evaluated, row_queries(dataset), str(rows))
-    recipe_file = embedder.checkpoint.folder / "recipe.yaml"
-    if not recipe_file.is_file():
-        return None
-    recipe = Recipe.load(recipe_file)
-    for source in dict.fromkeys(source for task in recipe.tasks.values() for source in task.sources):
+    lineage = Lineage.of(embedder.checkpoint)
+    for source in lineage.sources:
         place = (data or Path()) / source
         for evaluated in sets:
             if place.is_dir():
                 check_no_leak(evaluated, training_queries(read_collection(place)), source)
             elif place.is_file():
                 check_no_leak(evaluated, row_queries(read_rows(place)), source)
-    return Embedder.load(recipe.model, revision=recipe.revision)
+    recipe_file = embedder.checkpoint.folder / "recipe.yaml"
+    if not recipe_file.is_file():
+        return None
+    recipe = Recipe.load(recipe_file)
+    try:
+        return Embedder.load(recipe.model, revision=recipe.revision)
+    except ModelError:  # a model on the way from the backbone to this one need not be kept
+        return Embedder.load(lineage.backbone)

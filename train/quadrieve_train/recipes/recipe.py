@@ -30,6 +30,7 @@ class TaskRecipe:
         labelled: How many rows of each source the language model labels; None for all, 0 for none.
         losses: Weight by name of loss: `graded` and `kl` need rewards, `contrastive` needs labels.
         weight: Share of the training steps; None for the number of rows.
+        shares: Share of the task's steps by source, in batches of one source; None for the square root of its rows.
         batch_size: Queries in a micro-batch; None for the recipe's.
         candidates: Candidates a query; None for the recipe's. More serve tasks that share no negatives in a batch.
         template: How candidates are shown to the language model; None for the task's own.
@@ -46,6 +47,7 @@ class TaskRecipe:
     labelled: int | None = 0
     losses: Mapping[str, float] = field(default_factory=lambda: {"graded": 1.0})
     weight: float | None = None
+    shares: Mapping[str, float] | None = None
     batch_size: int | None = None
     candidates: int | None = None
     template: Template | None = None
@@ -208,6 +210,11 @@ class Recipe:
                 raise InputError(
                     f"tasks.{name} has only losses that need rewards, and labelled is 0; give it a number, null for "
                     "all, or add a contrastive loss."
+                )
+            if task.shares is not None and (self.batching != "source" or set(task.shares) != set(task.sources)):
+                raise InputError(
+                    f"tasks.{name}.shares goes with batching: source and names each of {', '.join(task.sources)}; got "
+                    f"{dict(task.shares)} with batching: {self.batching}."
                 )
         for key in (*self.monitors, *self.stop_on):
             if key not in MONITORS:
