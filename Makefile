@@ -25,12 +25,18 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 
-# From rows to the weights that ship: three runs, averaged and shrunk. Two hours on one core without bf16.
+# From rows to the weights that ship: three runs and their mean, then three from there with harder negatives and theirs.
+RUN = $(BIN)/quadrieve train $(1) --data $(DATA) --out runs/$(1)-$(2) --rewards runs/rewards --seed $(2) --cpu
 release: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the training sets: make release DATA=..." >&2; exit 1; }
-	for seed in 1 2 3; do $(BIN)/quadrieve train release --data $(DATA) --out runs/release-$$seed \
-		--rewards runs/rewards --seed $$seed --cpu || exit 1; done
-	$(BIN)/quadrieve shrink runs/release-1 runs/release-2 runs/release-3 --share 0.9 \
+	$(call RUN,release,1)
+	$(call RUN,release,2)
+	$(call RUN,release,3)
+	$(BIN)/quadrieve shrink runs/release-1 runs/release-2 runs/release-3 --share 0.9 --out runs/release
+	$(call RUN,release-hard,1)
+	$(call RUN,release-hard,2)
+	$(call RUN,release-hard,3)
+	$(BIN)/quadrieve shrink runs/release-hard-1 runs/release-hard-2 runs/release-hard-3 --share 0.9 \
 		--name quadrieve --out core/quadrieve/released
 
 $(BIN)/python:

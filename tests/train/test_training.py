@@ -97,6 +97,17 @@ def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped_bit_for_bi
     assert resumed.after == whole.after
 
 
+def test_a_task_may_have_its_negatives_mined_in_its_own_way(data, recipe_of):
+    tasks = {
+        task: {"sources": ["farm"], "losses": {"contrastive": 1.0}, "labelled": 0, "mining": mining}
+        for task, mining in (("qa", None), ("tool", {"method": "dense", "keep": 1, "margin": "inf"}))
+    }
+    recipe = recipe_of(tasks=tasks, mining={"method": "dense", "keep": 3, "margin": "inf"})
+    rows, _ = pipeline.prepare(recipe, data, data / "work")
+    assert max(map(len, rows["qa"]["neg"])) == 3
+    assert max(map(len, rows["tool"]["neg"])) == 1
+
+
 COMMANDS = """
 import sys
 from quadrieve_train.cli import main

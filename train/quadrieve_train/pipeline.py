@@ -331,7 +331,7 @@ def _mine(
     work: Path,
     progress: bool,
 ) -> Dataset:
-    spec = recipe.mining
+    spec = recipe.tasks[name].mining or recipe.mining
     with PartialState().main_process_first():
         return mine(
             read_collection(folder),

@@ -24,7 +24,7 @@ from .metrics import retrieval_metrics
 from .paper_sets import from_hub, paper_sets, read_paper_set
 from .reading import SHOWN, Reader
 from .report import Report, summarise
-from .sets import EvalSet, check_no_leak, read_paper_rows, read_set, row_queries, shrink, training_queries
+from .sets import EvalSet, check_no_leak, read_paper_rows, read_set, row_queries, shrink, spread, training_queries
 
 
 def find_sets(
@@ -166,8 +166,7 @@ def _reading(
     reader: Reader, evaluated: EvalSet, rankings: ways.Rankings | None, limit: int | None
 ) -> dict[str, list[float]]:
     """What the language model makes of the best texts; of examples by task too, and with the query's own task only."""
-    every = max(1, len(evaluated.queries) // limit) if limit else 1
-    places = range(0, len(evaluated.queries), every)[:limit]  # sets are often sorted by task
+    places = spread(len(evaluated.queries), limit)
     queries = tuple(evaluated.queries[i] for i in places)
     rankings = None if rankings is None else [rankings[i] for i in places]
     part = EvalSet(evaluated.name, evaluated.task, evaluated.collection, queries)

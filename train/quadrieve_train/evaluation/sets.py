@@ -108,6 +108,16 @@ def shrink(evaluated: EvalSet, queries: int | None, keys: int | None, seed: int 
     return replace(evaluated, collection=small, queries=tuple(chosen))
 
 
+def spread(count: int, limit: int | None) -> range:
+    """Places of at most `limit` of `count` queries, evenly spread, as sets are often sorted by task.
+
+    Example:
+        >>> list(spread(10, 3))
+        [0, 3, 6]
+    """
+    return range(0, count, max(1, count // limit) if limit else 1)[:limit]
+
+
 def read_set(folder: Path, *, task: str | None = None, split: str = "test", queries: int | None = None) -> EvalSet:
     """An evaluation set from a folder with `corpus.jsonl` and `queries.jsonl`.
 

@@ -1,4 +1,4 @@
-"""What a training run does, and the two recipes that come with the package: `paper` and `cpu`."""
+"""What a training run does, and the recipes that come with the package: `paper`, `cpu`, `release`, `release-hard`."""
 
 from .recipe import MiningRecipe, PaceRecipe, Recipe, RewardRecipe, TaskRecipe
 

@@ -21,6 +21,17 @@ FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
+class MiningRecipe:
+    """How hard negatives are found; see `mine`."""
+
+    method: Literal["bm25", "dense", "both"] = "both"
+    depth: int = 200
+    keep: int = 100
+    margin: float = 0.95
+    drop_answers: bool = True
+
+
+@dataclass(frozen=True)
 class TaskRecipe:
     """What one task learns from.
 
@@ -33,6 +44,7 @@ class TaskRecipe:
         shares: Share of the task's steps by source, in batches of one source; None for the square root of its rows.
         batch_size: Queries in a micro-batch; None for the recipe's.
         candidates: Candidates a query; None for the recipe's. More serve tasks that share no negatives in a batch.
+        mining: How its hard negatives are found; None for the recipe's way.
         template: How candidates are shown to the language model; None for the task's own.
         relabel: Label the rows of files anew even where they come with rewards.
         dev: A collection to be measured on, below the data folder; None for the first of `sources`.
@@ -50,6 +62,7 @@ class TaskRecipe:
     shares: Mapping[str, float] | None = None
     batch_size: int | None = None
     candidates: int | None = None
+    mining: MiningRecipe | None = None
     template: Template | None = None
     relabel: bool = False
     dev: str | None = None
@@ -57,17 +70,6 @@ class TaskRecipe:
     dev_keys: int | None = None
     dev_labelled: int = 0
     prefixes: bool = True
-
-
-@dataclass(frozen=True)
-class MiningRecipe:
-    """How hard negatives are found; see `mine`."""
-
-    method: Literal["bm25", "dense", "both"] = "both"
-    depth: int = 200
-    keep: int = 100
-    margin: float = 0.95
-    drop_answers: bool = True
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ class Recipe:
 
     @classmethod
     def load(cls, recipe: str | os.PathLike[str]) -> Recipe:
-        """Read a recipe from a YAML file, or one that comes with the package: `cpu`, `paper`.
+        """Read a recipe from a YAML file, or one that comes with the package, such as `cpu`.
 
         Raises:
             InputError: If there is no such recipe, or a key is unknown or has a value of a wrong type.
