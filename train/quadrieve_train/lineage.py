@@ -32,7 +32,7 @@ class Lineage:
         if not file.is_file():
             return cls(model.name)
         told = json.loads(file.read_text(encoding="utf-8"))
-        return cls(told["backbone"], tuple(told["sources"]))
+        return cls(told.get("backbone", told["start"]), tuple(told.get("sources", ())))
 
     def then(self, recipe: Recipe) -> Lineage:
         """After one more training."""
