@@ -23,7 +23,7 @@ from quadrieve.errors import InputError
 
 from .collating import prefixes_of
 from .encoder import BiEncoder
-from .lineage import TRAINING_FILE, Lineage
+from .lineage import RECIPE_FILE, TRAINING_FILE, Lineage
 from .recipes import Recipe
 
 
@@ -65,7 +65,7 @@ def export(
         checkpoint.write(trained, folder, overwrite=True)
     embedder = Embedder.load(folder)
     fingerprints = {name: embedder.view(name).fingerprint for name in recipe.tasks}
-    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    (folder / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
     training = {
         "start": start.name,
         **asdict(Lineage.of(start).then(recipe)),
@@ -118,7 +118,7 @@ def shrink(
             raise InputError(
                 f"{one.name} was not trained from {start.name!r}, whose weights everyone has; keep it whole."
             )
-    recipes = [replace(Recipe.load(one.folder / "recipe.yaml"), seed=0) for one in trained]
+    recipes = [replace(Recipe.load(one.folder / RECIPE_FILE), seed=0) for one in trained]
     if any(recipe != recipes[0] for recipe in recipes):
         raise InputError("Only runs of one recipe can be averaged, and these differ in more than the seed.")
     before = load_file(start.folder / WEIGHTS_FILE)
@@ -139,7 +139,7 @@ def shrink(
         "prompts": dict(trained[0].prompts),
     }
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    for file in ("recipe.yaml", TRAINING_FILE):
+    for file in (RECIPE_FILE, TRAINING_FILE):
         shutil.copyfile(trained[0].folder / file, folder / file)
     if not (folder / "README.md").exists():
         shutil.copyfile(trained[0].folder / "README.md", folder / "README.md")

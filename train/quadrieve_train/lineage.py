@@ -1,4 +1,4 @@
-"""What a model was trained from and on, over all its trainings, as its `training.json` tells."""
+"""What a model was trained from and on, over all its trainings, as its folder tells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from quadrieve.checkpoint import Checkpoint
 
 from .recipes import Recipe
 
-#: Beside the weights, with figures and numbers of rows.
+#: What a model's folder tells of its last training: how it was done, and with what figures, rows and lineage.
+RECIPE_FILE = "recipe.yaml"
 TRAINING_FILE = "training.json"
 
 
@@ -28,11 +29,10 @@ class Lineage:
     @classmethod
     def of(cls, model: Checkpoint) -> Lineage:
         """Of a model; one that tells nothing is its own backbone."""
-        file = model.folder / TRAINING_FILE
-        if not file.is_file():
-            return cls(model.name)
-        told = json.loads(file.read_text(encoding="utf-8"))
-        return cls(told.get("backbone", told["start"]), tuple(told.get("sources", ())))
+        training, recipe = model.folder / TRAINING_FILE, model.folder / RECIPE_FILE
+        told = json.loads(training.read_text(encoding="utf-8")) if training.is_file() else {}
+        lineage = cls(told.get("backbone", told.get("start", model.name)), tuple(told.get("sources", ())))
+        return lineage.then(Recipe.load(recipe)) if recipe.is_file() else lineage
 
     def then(self, recipe: Recipe) -> Lineage:
         """After one more training."""

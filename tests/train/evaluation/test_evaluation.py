@@ -6,6 +6,7 @@ import math
 import random
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,25 @@ def test_a_model_is_not_measured_on_what_it_or_its_rows_were_trained_on(collecti
     (trained / "recipe.yaml").write_text(recipe.to_yaml())
     with pytest.raises(LeakError, match="'q0-train' of farm is in the training rows of farm"):
         evaluate(str(trained), [evaluated], cache=tmp_path / "cache", data=collection_folder.parent)
+    again = replace(recipe, tasks={"qa": replace(recipe.tasks["qa"], sources=("other",))})
+    (trained / "recipe.yaml").write_text(again.to_yaml())
+    (trained / "training.json").write_text('{"start": "first", "backbone": "minilm", "sources": ["farm"]}')
+    with pytest.raises(LeakError, match="rows of farm"):
+        evaluate(str(trained), [evaluated], cache=tmp_path / "cache", data=collection_folder.parent)
+
+
+@pytest.mark.models
+def test_a_model_is_compared_with_its_start_or_where_that_is_not_kept_with_its_backbone(
+    collection_folder, tiny_encoder, tmp_path
+):
+    evaluated = read_set(collection_folder, task="qa", split="dev")
+    trained = shutil.copytree(tiny_encoder, tmp_path / "trained")
+    (trained / "training.json").write_text('{"start": "first", "backbone": "minilm", "sources": []}')
+    for start, name in ((str(tiny_encoder), Path(tiny_encoder).name), ("./gone/first", "minilm")):
+        recipe = Recipe.from_dict({"model": start, "tasks": {"qa": {"sources": ["other"], "labelled": 1}}})
+        (trained / "recipe.yaml").write_text(recipe.to_yaml())
+        report = evaluate(str(trained), [evaluated], cache=tmp_path / "cache")
+        assert f"start: {name}" in next(iter(report["sets"].values()))["systems"]
 
 
 def test_what_nothing_can_judge_is_refused_before_anything_is_encoded():

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from quadrieve import Embedder, Role
 from quadrieve.errors import InputError, ModelError
 
-from ..lineage import Lineage
+from ..lineage import RECIPE_FILE, Lineage
 from ..lm import LanguageModel
 from ..recipes import Recipe
 from ..rewards import RewardStore
@@ -206,7 +206,7 @@ def _check_training(
                 check_no_leak(evaluated, training_queries(read_collection(place)), source)
             elif place.is_file():
                 check_no_leak(evaluated, row_queries(read_rows(place)), source)
-    recipe_file = embedder.checkpoint.folder / "recipe.yaml"
+    recipe_file = embedder.checkpoint.folder / RECIPE_FILE
     if not recipe_file.is_file():
         return None
     recipe = Recipe.load(recipe_file)
