@@ -36,7 +36,7 @@ release: $(VENV)/.dev
 	$(call RUN,release-hard,1)
 	$(call RUN,release-hard,2)
 	$(call RUN,release-hard,3)
-	$(BIN)/quadrieve shrink runs/release-hard-1 runs/release-hard-2 runs/release-hard-3 --share 0.9 \
+	$(BIN)/quadrieve shrink runs/release-hard-1 runs/release-hard-2 runs/release-hard-3 --start runs/release --share 0.7 \
 		--name quadrieve --out core/quadrieve/released
 
 $(BIN)/python:

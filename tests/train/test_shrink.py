@@ -79,6 +79,9 @@ def test_runs_are_averaged_and_a_share_of_their_change_is_kept(trained, tmp_path
     name = "encoder.layer.0.intermediate.dense.weight"
     change = load_file(trained / "model.safetensors")[name] - start[name]
     assert torch.linalg.norm(weights[name] - start[name] - change / 4) < 0.05 * torch.linalg.norm(change)
+    between = shrink([trained], tmp_path / "between", rank=384, share=0.5, start=half)  # a half of what half left open
+    weights = load_file(Embedder.load(between).checkpoint.folder / "model.safetensors")
+    assert torch.linalg.norm(weights[name] - start[name] - change * 5 / 8) < 0.05 * torch.linalg.norm(change)
     recipe = (other / "recipe.yaml").read_text()
     (other / "recipe.yaml").write_text(recipe.replace("seed: 13", "seed: 14"))
     shrink([trained, other], tmp_path / "seeds", rank=4)

@@ -119,7 +119,10 @@ def shrink(
     models: Annotated[list[str], typer.Argument(help="Folders that `quadrieve train` wrote, trained from minilm.")],
     out: Annotated[Path, typer.Option(help="Folder of the small model.")],
     rank: Annotated[int, typer.Option(help="Rank that a matrix's change is cut to; 128 takes 6 MB.")] = 128,
-    share: Annotated[float, typer.Option(help="How much of the change is kept; less keeps more of minilm.")] = 1.0,
+    share: Annotated[float, typer.Option(help="How much of the change is kept; less keeps more of the start.")] = 1.0,
+    start: Annotated[
+        str, typer.Option(help="From where it is counted, if they went on from a trained model.")
+    ] = "minilm",
     name: Annotated[Optional[str], typer.Option(help="What it is called; as OUT if not given.")] = None,  # noqa: UP045
 ) -> None:
     """Keep of a model what training changed: a few megabytes that `Embedder.load` opens wherever minilm is installed.
@@ -130,7 +133,7 @@ def shrink(
 
     from .export import shrink as run
 
-    folder = run(models, out, rank, share=share, name=name)
+    folder = run(models, out, rank, share=share, start=start, name=name)
     size = (folder / DELTA_FILE).stat().st_size
     typer.echo(f"The model is in {folder}: {size / 1e6:.1f} MB and the packaged minilm")
 

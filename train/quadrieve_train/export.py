@@ -86,19 +86,21 @@ def shrink(
     rank: int,
     *,
     share: float = 1.0,
+    start: str | Path = checkpoint.PACKAGED_NAME,
     name: str | None = None,
 ) -> Path:
     """Write what training changed as a small file, which `Embedder.load` puts together with the packaged backbone.
 
     Several runs of one recipe are averaged, and the change may be taken only part of the way: both keep more of what
-    the backbone knows of texts unlike those trained on (model soups, arXiv 2203.05482; WiSE-FT, arXiv 2109.01903).
+    the start knows of texts unlike those trained on (model soups, arXiv 2203.05482; WiSE-FT, arXiv 2109.01903).
 
     Args:
         models: Trained from `minilm` by one recipe, seeds apart.
         folder: Where to: `delta.safetensors`, `model.json`, the recipe and the model card; what is there is replaced,
             but for a card.
         rank: Rank of a matrix's change; see `quadrieve.delta.make_delta`.
-        share: How much of the mean change is kept; 0 is the backbone, 1 all of it.
+        share: How much of the mean change is kept; 0 is `start`, 1 all of it.
+        start: From where that change is counted: the backbone, or the model that the runs went on from.
         name: What the model is called; None for the name of `folder`.
 
     Returns:
@@ -111,28 +113,31 @@ def shrink(
         raise InputError(
             f"Expected at least one model and a share above 0 and at most 1, got {len(models)} and {share}."
         )
-    start, trained = checkpoint.find(checkpoint.PACKAGED_NAME), [checkpoint.find(model) for model in models]
-    for one in trained:
+    backbone, trained = checkpoint.find(checkpoint.PACKAGED_NAME), [checkpoint.find(model) for model in models]
+    whence = checkpoint.find(start)
+    for one in (whence, *trained):
         lineage = Lineage.of(one)
-        if not lineage.sources or lineage.backbone != start.name:
+        if lineage.backbone != backbone.name or not (lineage.sources or one is whence):
             raise InputError(
-                f"{one.name} was not trained from {start.name!r}, whose weights everyone has; keep it whole."
+                f"{one.name} was not trained from {backbone.name!r}, whose weights everyone has; keep it whole."
             )
     recipes = [replace(Recipe.load(one.folder / RECIPE_FILE), seed=0) for one in trained]
     if any(recipe != recipes[0] for recipe in recipes):
         raise InputError("Only runs of one recipe can be averaged, and these differ in more than the seed.")
-    before = load_file(start.folder / WEIGHTS_FILE)
-    after = _average(before, [load_file(one.folder / WEIGHTS_FILE) for one in trained], share)
+    before = load_file(backbone.folder / WEIGHTS_FILE)
+    after = _average(
+        load_file(whence.folder / WEIGHTS_FILE), [load_file(one.folder / WEIGHTS_FILE) for one in trained], share
+    )
     delta = make_delta(before, after, rank)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(delta, folder / DELTA_FILE)
     (folder / DELTA_FILE).chmod(0o644)  # safetensors writes for the owner alone
     with tempfile.TemporaryDirectory() as staged:
         save_file(apply_delta(before, delta), Path(staged) / WEIGHTS_FILE)
-        weights = replace(start, folder=Path(staged)).weights_hash()
+        weights = replace(backbone, folder=Path(staged)).weights_hash()
     about = {
         "name": name or folder.name,
-        "backbone": start.name,
+        "backbone": backbone.name,
         "runs": len(trained),
         "share": share,
         "weights": weights,
@@ -147,7 +152,7 @@ def shrink(
 
 
 def _average(before: Mapping[str, Tensor], trained: Sequence[Mapping[str, Tensor]], share: float) -> dict[str, Tensor]:
-    """The backbone moved by a share of the runs' mean change; what is no weight stays as it is."""
+    """The start moved by a share of the runs' mean change; what is no weight stays as it is."""
     moved = dict(before)
     for name in before.keys() & trained[0].keys():
         if before[name].is_floating_point():
