@@ -59,7 +59,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         *,
         user: str | Callable[[Any], str | Sequence[str]] = "user_id",
         k: int = 5,
-        min_score: float | None = 0.2,
+        min_score: float | None = 0.1,
         max_tokens: int = 1000,
         write: bool = True,
         tools: Sequence[MemoryTool] = (),
@@ -73,7 +73,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
             store: Where memories lie; None takes the agent's own, `create_agent(…, store=…)`.
             user: The key or attribute of the runtime context that names the user, or a function of the context.
             k: How many memories at most.
-            min_score: The relevance floor, in the store's scores; 0.2 suits the packaged model. None has no floor,
+            min_score: The relevance floor, in the store's scores; 0.1 suits the packaged model. None has no floor,
                 and is needed for a store that does not score.
             max_tokens: What the recalled memories may take in the prompt together.
             write: Whether turns are kept when the agent has answered.
