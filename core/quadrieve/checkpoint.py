@@ -40,6 +40,10 @@ PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 WEIGHTS_FILE = "model.safetensors"
 DELTA_FILE = "delta.safetensors"
 
+#: What a trained model's folder tells of its last training: how it was done; figures, rows and what all trainings read.
+RECIPE_FILE = "recipe.yaml"
+TRAINING_FILE = "training.json"
+
 #: The packaged default, the backbone taught the four roles: a folder with a delta, as `quadrieve shrink` writes it.
 RELEASED_NAME = "quadrieve"
 RELEASED_FOLDER = Path(__file__).parent / "released"
@@ -207,7 +211,7 @@ def _composed(backbone: Checkpoint, folder: Path) -> Checkpoint:
         weights = apply_delta(load_file(backbone.folder / WEIGHTS_FILE), load_file(folder / DELTA_FILE))
         save_file(weights, staged / WEIGHTS_FILE, metadata={"format": "pt"})
         _check_weights(read(staged, name=name), expected)
-        for told in ("recipe.yaml", "training.json"):  # what it was trained on, so that nobody measures it on that
+        for told in (RECIPE_FILE, TRAINING_FILE):  # what it was trained on, so that nobody measures it on that
             if (folder / told).is_file():
                 shutil.copyfile(folder / told, staged / told)
 

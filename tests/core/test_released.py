@@ -50,12 +50,7 @@ def test_tasks_have_the_prefixes_that_they_were_trained_with_and_knowledge_and_m
 def test_it_tells_what_it_was_trained_on() -> None:
     card = (RELEASED_FOLDER / "README.md").read_text()
     sources = json.loads((checkpoint.find().folder / "training.json").read_text())["sources"]
-    for source in (
-        "medquad",
-        "irc_disentangle",
-        "icl_mix",
-        "sealtools",
-    ):  # of both rounds of training
+    for source in ("medquad", "irc_disentangle", "icl_mix", "sealtools"):
         assert source in sources
         assert source in card
     for never in ("squad", "locomo", "natural_instructions"):

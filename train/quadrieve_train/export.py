@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from quadrieve import Embedder, checkpoint, find_task
-from quadrieve.checkpoint import DELTA_FILE, WEIGHTS_FILE, Checkpoint
+from quadrieve.checkpoint import DELTA_FILE, RECIPE_FILE, TRAINING_FILE, WEIGHTS_FILE, Checkpoint
 from quadrieve.delta import apply_delta, make_delta
 from quadrieve.errors import InputError
 
 from .collating import prefixes_of
 from .encoder import BiEncoder
-from .lineage import RECIPE_FILE, TRAINING_FILE, Lineage
+from .lineage import Lineage
 from .recipes import Recipe
 
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from quadrieve.checkpoint import Checkpoint
+from quadrieve.checkpoint import RECIPE_FILE, TRAINING_FILE, Checkpoint
 
 from .recipes import Recipe
-
-#: What a model's folder tells of its last training: how it was done, and with what figures, rows and lineage.
-RECIPE_FILE = "recipe.yaml"
-TRAINING_FILE = "training.json"
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from quadrieve import Embedder, Role
+from quadrieve.checkpoint import RECIPE_FILE
 from quadrieve.errors import InputError, ModelError
 
-from ..lineage import RECIPE_FILE, Lineage
+from ..lineage import Lineage
 from ..lm import LanguageModel
 from ..recipes import Recipe
 from ..rewards import RewardStore
