@@ -2,8 +2,8 @@
 
 With `--seeds`, single runs of `release.yaml` too, the first round of the released model; with `--specialists`, for each
 role that recipe with the one task and its share of the steps. Both are trained here and shrunk to the same rank.
-`one-1:full` is a run before that, `quadrieve:hybrid` the search by meaning and words. Everything is kept in FOLDER and goes
-on where it was stopped; several processes may take different `--models` of one folder.
+`one-1:full` is a run before that, `quadrieve:hybrid` the search by meaning and words. Everything is kept in FOLDER and
+goes on where it was stopped; several processes may take different `--models` of one folder.
 
 Example: python benchmarks/release.py --data data --folder runs --json release.json
 """
