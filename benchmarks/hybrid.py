@@ -3,10 +3,10 @@
 Example: python benchmarks/hybrid.py --data ../shared/data --sets xquad_en sealtools --passages 2000 --json hybrid.json
 
 A set is a folder with `corpus.jsonl`, `queries.jsonl` and its role in `info.json`; its test queries with gold are
-asked. Where rows have a conversation and a turn, a query sees the earlier turns of its own conversation: a namespace
-and a filter. All searches go through one `quadrieve.Index`; BM25 is bm25s (Lucene's formula, k1 1.2, b .75), and
-reciprocal rank fusion takes the first hundred of either with the constant 60. Vectors made before can be given by
---vectors FILE.npy and --texts FILE.json; --cache keeps those that are made.
+asked, or those of another --split. Where rows have a conversation and a turn, a query sees the earlier turns of its own
+conversation: a namespace and a filter. All searches go through one `quadrieve.Index`; BM25 is bm25s (Lucene's formula,
+k1 1.2, b .75), and reciprocal rank fusion takes the first hundred of either with the constant 60. With --rates the
+hybrid search is measured at each of them and nothing else is, to choose a model's `word_rates` on dev queries.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import argparse
 import json
 import random
 import re
+import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,10 @@ from typing import Any
 import bm25s
 import ir_measures
 import numpy as np
-from numpy.typing import NDArray
 
-from quadrieve import Embedder, Index, Record, Role
+from quadrieve import Embedder, Fusion, Index, Record, Role, ViewLike
 from quadrieve.index.filters import read_filter
+from quadrieve_train.evaluation.cache import CachedView, VectorCache
 
 K = 10
 POOL = 100
@@ -47,47 +48,15 @@ class _Query:
     turn: int = 0
 
 
-class _Vectors:
-    """An embedder's vectors by text, those made before among them; a view for an index."""
-
-    def __init__(self, known: Iterable[tuple[Path, Path]], cache: Path | None) -> None:
-        self._view = Embedder.load("minilm").view("qa")
-        self.fingerprint, self.dim, self.explain = self._view.fingerprint, self._view.dim, self._view.explain
-        self._rows: dict[str, NDArray[np.float32]] = {}
-        self._made: list[str] = []
-        self._cache = cache
-        for vectors, texts in known:
-            rows = np.load(vectors, mmap_mode="r")
-            self._rows |= zip(json.loads(texts.read_text(encoding="utf-8")), rows, strict=True)
-
-    def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        missing = list(dict.fromkeys(text for text in texts if text not in self._rows))
-        if missing:
-            self._rows |= zip(missing, self._view.embed_keys(missing), strict=True)
-            self._made += missing
-        return np.stack([self._rows[text] for text in texts])
-
-    embed_keys = embed_queries  # the model has no prefixes, so both sides are the same
-
-    def save(self) -> None:
-        """Keep what was made, beside what was kept before."""
-        if self._cache is not None and self._made:
-            self._cache.mkdir(parents=True, exist_ok=True)
-            part = self._cache / f"{len(list(self._cache.glob('*.npy'))):04d}.npy"
-            np.save(part, np.stack([self._rows[text] for text in self._made]))
-            part.with_suffix(".json").write_text(json.dumps(self._made), encoding="utf-8")
-            self._made = []
-
-
-def _read(folder: Path, n: int) -> tuple[list[dict[str, Any]], list[_Query]]:
-    """Corpus rows and the first n test queries with gold; of conversations only those asked about."""
+def _read(folder: Path, split: str, n: int) -> tuple[list[dict[str, Any]], list[_Query]]:
+    """Corpus rows and the first n queries of a split with gold; of conversations only those asked about."""
     rows = [json.loads(line) for line in (folder / "corpus.jsonl").open(encoding="utf-8")]
     known = {row["id"] for row in rows}
     queries = []
     for line in (folder / "queries.jsonl").open(encoding="utf-8"):
         query = json.loads(line)
         gold = [id for id in query["positives"] if id in known]
-        if query["split"] == "test" and gold:
+        if query["split"] == split and gold:
             meta = query["meta"]
             queries.append(_Query(query["id"], query["text"], gold, meta.get("conversation"), meta.get("turn", 0)))
     queries = queries[:n]
@@ -96,10 +65,10 @@ def _read(folder: Path, n: int) -> tuple[list[dict[str, Any]], list[_Query]]:
 
 
 @contextmanager
-def _index(rows: Sequence[dict[str, Any]], vectors: _Vectors, role: Role = Role.KNOWLEDGE) -> Iterator[Index]:
-    with Index.open(None, view=vectors, role=role) as index:
+def _index(rows: Sequence[dict[str, Any]], view: ViewLike, role: Role = Role.KNOWLEDGE) -> Iterator[Index]:
+    with Index.open(None, view=view, role=role) as index:
         records = []
-        for row, vector in zip(rows, vectors.embed_keys([row["text"] for row in rows]), strict=True):
+        for row, vector in zip(rows, view.embed_keys([row["text"] for row in rows]), strict=True):
             conversation, turn = row["meta"].get("conversation"), row["meta"].get("turn", 0)
             namespace = () if conversation is None else (conversation,)
             records.append(Record(row["id"], row["text"], {"turn": turn}, namespace=namespace, vector=vector))
@@ -160,10 +129,23 @@ def _ndcg(queries: Sequence[_Query], rankings: Sequence[Sequence[str]]) -> float
     return float(measured[ir_measures.nDCG @ K])
 
 
-def _quality(rows: list[dict[str, Any]], queries: list[_Query], vectors: _Vectors, role: Role) -> dict[str, float]:
+def _by_rate(
+    rows: list[dict[str, Any]], queries: list[_Query], view: ViewLike, role: Role, rates: Sequence[float]
+) -> dict[str, float]:
+    """NDCG@10 by meaning, by words, and of the hybrid search at each rate."""
+    view.embed_queries([query.text for query in queries])
+    with _index(rows, view, role) as index:
+        found = {mode: _ndcg(queries, list(map(_through(index, mode, K), queries))) for mode in ("dense", "lexical")}
+        for rate in rates:
+            index.fusion = Fusion(rate=rate)
+            found[f"{rate:g}"] = _ndcg(queries, list(map(_through(index, "hybrid", K), queries)))
+    return {"queries": len(queries)} | found
+
+
+def _quality(rows: list[dict[str, Any]], queries: list[_Query], view: ViewLike, role: Role) -> dict[str, float]:
     """NDCG@10 of each system on a set."""
-    vectors.embed_queries([query.text for query in queries])
-    with _index(rows, vectors, role) as index:
+    view.embed_queries([query.text for query in queries])
+    with _index(rows, view, role) as index:
         dense = list(map(_through(index, "dense", POOL), queries))
         hybrid = list(map(_through(index, "hybrid", K), queries))
     lexical = list(map(_bm25(rows), queries))
@@ -203,7 +185,7 @@ def _plant(text: str, sentence: str) -> str:
     return " ".join([*sentences[:middle], sentence, *sentences[middle:]])
 
 
-def _by_name(texts: Sequence[str], vectors: _Vectors) -> dict[str, Any]:
+def _by_name(texts: Sequence[str], view: ViewLike) -> dict[str, Any]:
     """Hit@1 of queries for a name that stands in one passage."""
     rng = random.Random(0)
     rows = [{"id": str(i), "text": text, "meta": {}} for i, text in enumerate(texts)]
@@ -215,8 +197,8 @@ def _by_name(texts: Sequence[str], vectors: _Vectors) -> dict[str, Any]:
         rows[i]["text"] = _plant(texts[i], planted.format(name))
         queries.append(_Query(str(len(queries)), question.format(name), [str(i)]))
         kinds.append(kind)
-    vectors.embed_queries([query.text for query in queries])
-    with _index(rows, vectors) as index:
+    view.embed_queries([query.text for query in queries])
+    with _index(rows, view) as index:
         rankings = {mode: list(map(_through(index, mode, 1), queries)) for mode in ("dense", "lexical", "hybrid")}
     report: dict[str, Any] = {"passages": len(rows), "queries": len(queries)}
     for mode, found in rankings.items():
@@ -226,15 +208,12 @@ def _by_name(texts: Sequence[str], vectors: _Vectors) -> dict[str, Any]:
     return report
 
 
-def _passages(data: Path, given: Path | None, n: int) -> list[str]:
+def _passages(data: Path, n: int) -> list[str]:
     """N different passages of at most 600 characters, in an order that mixes the corpora."""
-    if given is not None:
-        texts = json.loads(given.read_text(encoding="utf-8"))
-    else:
-        lines = (line for file in sorted(data.glob("*/corpus.jsonl")) for line in file.open(encoding="utf-8"))
-        texts = sorted({json.loads(line)["text"][:600] for line in lines})
-        random.Random(0).shuffle(texts)
-    return list(dict.fromkeys(texts))[:n]
+    lines = (line for file in sorted(data.glob("*/corpus.jsonl")) for line in file.open(encoding="utf-8"))
+    texts = sorted({json.loads(line)["text"][:600] for line in lines})
+    random.Random(0).shuffle(texts)
+    return texts[:n]
 
 
 def main() -> None:
@@ -242,31 +221,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of retrieval sets")
     parser.add_argument("--sets", nargs="*", help="only these; 'none' for none")
+    parser.add_argument("--model", default="minilm", help="what embeds")
+    parser.add_argument("--split", default="test", help="whose queries")
+    parser.add_argument("--rates", type=float, nargs="*", help="measure the hybrid search at these rates, and no more")
     parser.add_argument("--queries", type=int, default=300, help="of each set")
     parser.add_argument("--passages", type=int, default=50_000, help="among which a name is to be found; 0 for none")
-    parser.add_argument("--vectors", type=Path, help="float32 unit rows of all-MiniLM-L6-v2, .npy")
-    parser.add_argument("--texts", type=Path, help="what they are of, .json")
     parser.add_argument("--cache", type=Path, help="folder to keep vectors in")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    given = [(args.vectors, args.texts)] if args.vectors and args.texts else []
-    kept = [(part, part.with_suffix(".json")) for part in args.cache.glob("*.npy")] if args.cache else []
-    vectors = _Vectors([*given, *kept], args.cache)
+    with tempfile.TemporaryDirectory() as unkept:
+        report = _measure(args, VectorCache(args.cache or Path(unkept)))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _measure(args: argparse.Namespace, cache: VectorCache) -> dict[str, Any]:
+    """Print the tables that were asked for."""
+    embedder = Embedder.load(args.model)
     report: dict[str, Any] = {"sets": {}}
-    print(f"NDCG@{K}, all-MiniLM-L6-v2\n")
-    print(f"{'':<22}{'queries':>8}" + "".join(f"{system:>9}" for system in SYSTEMS) + f"{'gain':>9}")
+    print(f"NDCG@{K}, {embedder.name}, {args.split} queries\n")
+    columns = ("dense", "lexical", *(f"{rate:g}" for rate in args.rates)) if args.rates else (*SYSTEMS, "gain")
+    print(f"{'':<22}{'queries':>8}" + "".join(f"{column:>9}" for column in columns))
     for folder in sorted(path.parent for path in args.data.glob("*/queries.jsonl")):
         if args.sets and folder.name not in args.sets:
             continue
-        rows, queries = _read(folder, args.queries)
+        rows, queries = _read(folder, args.split, args.queries)
         if not queries:
             continue
         role = Role(json.loads((folder / "info.json").read_text(encoding="utf-8"))["role"])
-        row = report["sets"][folder.name] = _quality(rows, queries, vectors, role)
-        vectors.save()
-        row["gain"] = row["hybrid"] - max(row["dense"], row["BM25"])
-        figures = "".join(f"{row[system]:>9.3f}" for system in SYSTEMS)
-        print(f"{folder.name:<22}{row['queries']:>8}{figures}{row['gain']:>+9.3f}", flush=True)
+        view = CachedView(embedder.view(role), cache)
+        if args.rates:
+            row = _by_rate(rows, queries, view, role, args.rates)
+        else:
+            row = _quality(rows, queries, view, role)
+            row["gain"] = row["hybrid"] - max(row["dense"], row["BM25"])
+        report["sets"][folder.name] = row
+        print(f"{folder.name:<22}{row['queries']:>8}" + "".join(f"{row[name]:>9.3f}" for name in columns), flush=True)
+    if args.rates:
+        return report
     if report["sets"]:
         gains = [row["gain"] for row in report["sets"].values()]
         print(
@@ -275,16 +267,15 @@ def main() -> None:
             f"and above 0 on {sum(gain > 0 for gain in gains)} of {len(gains)} sets."
         )
     if args.passages:
-        report["by_name"] = named = _by_name(_passages(args.data, args.texts, args.passages), vectors)
-        vectors.save()
+        view = CachedView(embedder.view(Role.KNOWLEDGE), cache)
+        report["by_name"] = named = _by_name(_passages(args.data, args.passages), view)
         print(f"\nHit@1 of {named['queries']} queries for a name among {named['passages']:,} passages\n")
         print(f"{'':<10}{'all':>9}" + "".join(f"{kind:>10}" for kind in CODES))
         for mode in ("dense", "lexical", "hybrid"):
             print(
                 f"{mode:<10}" + f"{named[mode]['all']:>9.3f}" + "".join(f"{named[mode][kind]:>10.3f}" for kind in CODES)
             )
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
 
 
 if __name__ == "__main__":

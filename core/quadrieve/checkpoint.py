@@ -44,6 +44,9 @@ DELTA_FILE = "delta.safetensors"
 RECIPE_FILE = "recipe.yaml"
 TRAINING_FILE = "training.json"
 
+#: What sentence-transformers has no place for.
+OWN_FILE = "quadrieve.json"
+
 #: The packaged default, the backbone taught the four roles: a folder with a delta, as `quadrieve shrink` writes it.
 RELEASED_NAME = "quadrieve"
 RELEASED_FOLDER = Path(__file__).parent / "released"
@@ -82,6 +85,7 @@ class Checkpoint:
         dim: Length of a vector.
         max_length: Tokens that a text may have, special tokens and prefix included.
         prompts: Prefixes by `{task}_query` and `{task}_key`; empty for weights trained without prefixes.
+        word_rates: By task, what a unit of BM25 is worth in cosines of these weights; see `Fusion`.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Checkpoint:
     dim: int
     max_length: int
     prompts: Mapping[str, str] = field(default_factory=dict)
+    word_rates: Mapping[str, float] = field(default_factory=dict)
 
     def weights_hash(self) -> str:
         """Sha256 over the weight tensors: the same for the same weights, however the files were written."""
@@ -199,7 +204,8 @@ def _composed(backbone: Checkpoint, folder: Path) -> Checkpoint:
     about = _read_json(folder / "model.json") or {}
     if not {"name", "prompts", "weights"} <= about.keys():
         raise ModelError(f"{str(folder)!r} has a delta without a whole model.json; write it again (quadrieve shrink).")
-    name, prompts, expected = about["name"], about["prompts"], about["weights"]
+    name, expected = about["name"], about["weights"]
+    told = {"prompts": about["prompts"], "word_rates": about.get("word_rates", {})}
 
     def make(staged: Path) -> None:
         from safetensors.torch import load_file, save_file
@@ -207,15 +213,15 @@ def _composed(backbone: Checkpoint, folder: Path) -> Checkpoint:
         from .delta import apply_delta
 
         check_hash(backbone.folder / WEIGHTS_FILE, PACKAGED_SHA256)
-        write(replace(backbone, prompts=prompts), staged, overwrite=True)
+        write(replace(backbone, **told), staged, overwrite=True)
         weights = apply_delta(load_file(backbone.folder / WEIGHTS_FILE), load_file(folder / DELTA_FILE))
         save_file(weights, staged / WEIGHTS_FILE, metadata={"format": "pt"})
         _check_weights(read(staged, name=name), expected)
-        for told in (RECIPE_FILE, TRAINING_FILE):  # what it was trained on, so that nobody measures it on that
-            if (folder / told).is_file():
-                shutil.copyfile(folder / told, staged / told)
+        for file in (RECIPE_FILE, TRAINING_FILE):  # what it was trained on, so that nobody measures it on that
+            if (folder / file).is_file():
+                shutil.copyfile(folder / file, staged / file)
 
-    composed = replace(read(made_once(f"{name}-{expected[:12]}", make, needs="91 MB")), name=name, prompts=prompts)
+    composed = replace(read(made_once(f"{name}-{expected[:12]}", make, needs="91 MB")), name=name, **told)
     _check_weights(composed, expected)
     return composed
 
@@ -268,6 +274,7 @@ def read(folder: str | os.PathLike[str], *, name: str | None = None) -> Checkpoi
     if not isinstance(dim, int):
         raise ModelError(f"{str(root)!r} is not a text encoder: its config.json names no hidden_size.")
     prompts = (_read_json(root / "config_sentence_transformers.json") or {}).get("prompts") or {}
+    rates = (_read_json(root / OWN_FILE) or {}).get("word_rates") or {}
     return Checkpoint(
         name=name or root.resolve().name,
         folder=transformer,
@@ -275,6 +282,7 @@ def read(folder: str | os.PathLike[str], *, name: str | None = None) -> Checkpoi
         dim=dim,
         max_length=_read_max_length(transformer, config),
         prompts={key: value for key, value in prompts.items() if isinstance(value, str)},
+        word_rates={task: float(rate) for task, rate in rates.items() if isinstance(rate, int | float)},
     )
 
 
@@ -330,6 +338,7 @@ def _layout(checkpoint: Checkpoint) -> dict[str, Any]:
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
         },
+        **({OWN_FILE: {"word_rates": dict(checkpoint.word_rates)}} if checkpoint.word_rates else {}),
     }
 
 

@@ -99,6 +99,11 @@ class RoleView:
         """
         return self.embedder.fingerprint(self._prefixes["query"], self._prefixes["key"])
 
+    @property
+    def word_rate(self) -> float | None:
+        """What a unit of BM25 is worth in cosines of this view, where its model says; see `Fusion`."""
+        return self.embedder.checkpoint.word_rates.get(self.task.name)
+
     def explain(self, text: str, side: Side = "query") -> str:
         """The exact string that is encoded for a text on that side.
 

@@ -1,6 +1,8 @@
 # ruff: noqa: RUF001  # the scripts are the point
 """Search by words: BM25 as it is written down, exact names, any text as a query, any script."""
 
+from __future__ import annotations
+
 import itertools
 import math
 import random
@@ -11,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.core.conftest import HashingEmbedder
+from tests.core.conftest import HashingEmbedder, HashingView
 from tests.core.texts import HARD
 
-from quadrieve import Embedder, Fusion, KnowledgeBase, Memory
+from quadrieve import Embedder, Fusion, KnowledgeBase, Memory, Role
 
 WORDS = "tide lamp gull bread ledger trail council seal harbour kettle frost window parcel".split()
 
@@ -157,6 +159,22 @@ class TestNames:
         assert [hit.id for hit in kb.search("tide gull frost", k=50)] == orders["dense"]
         kb.index.fusion = Fusion(rate=1e6)
         assert kb.search("tide gull frost", k=1)[0].id == orders["lexical"][0]
+
+    def test_how_much_words_count_follows_the_model_also_into_a_migration(self, kb: KnowledgeBase) -> None:
+        class TaughtView(HashingView):
+            word_rate = 0.002
+
+        class Taught(HashingEmbedder):
+            def view(self, task: Role | str) -> HashingView:
+                return TaughtView(self)
+
+        plain = kb.index.fusion
+        kb.add(["tide lamp"])
+        kb.rebuild(Taught("taught"))
+        assert (plain, kb.index.fusion) == (Fusion(), Fusion(rate=0.002))
+        kb.index.fusion = Fusion(rate=0.5)
+        kb.rebuild(HashingEmbedder())
+        assert kb.index.fusion == Fusion(rate=0.5), "what was set stays"
 
     def test_words_add_candidates_that_meaning_does_not_have(self, kb: KnowledgeBase) -> None:
         kb.add([f"alpha tide {i}" for i in range(300)])

@@ -44,7 +44,7 @@ def vectors(model):
 
 @pytest.mark.models
 def test_a_shrunk_model_gives_the_trained_ones_vectors_and_prefixes(trained, tmp_path):
-    small = shrink([trained], tmp_path / "small", rank=384)
+    small = shrink([trained], tmp_path / "small", rank=384, word_rates={"tool": 0.004})
     found = Embedder.load(small, dtype="float32")
     assert found.name == "small"
     assert found.view("tool").explain("Hi") == Embedder.load(trained).view("tool").explain("Hi") != "Hi"
@@ -52,6 +52,13 @@ def test_a_shrunk_model_gives_the_trained_ones_vectors_and_prefixes(trained, tmp
     assert (vectors("minilm") * vectors(trained)).sum(axis=1).min() < 0.99
     assert (small / "delta.safetensors").stat().st_size < 5e6
     assert (small / "README.md").read_text() == (trained / "README.md").read_text()
+    found.save(tmp_path / "whole")
+    for model in (small, tmp_path / "whole"):
+        assert Embedder.load(model).view("tool").word_rate == 0.004
+        assert Embedder.load(model).view("qa").word_rate is None
+    for rates in ({"cooking": 0.1}, {"knowledge": 0.1}, {"tool": -1.0}, {"tool": float("nan")}):
+        with pytest.raises(InputError, match=r"cooking|the name of a task"):
+            shrink([trained], tmp_path / "small", rank=4, word_rates=rates)
 
 
 @pytest.mark.models
@@ -80,6 +87,8 @@ def test_runs_are_averaged_and_a_share_of_their_change_is_kept(trained, tmp_path
     change = load_file(trained / "model.safetensors")[name] - start[name]
     assert torch.linalg.norm(weights[name] - start[name] - change / 4) < 0.05 * torch.linalg.norm(change)
     between = shrink([trained], tmp_path / "between", rank=384, share=0.5, start=half)  # a half of what half left open
+    about = json.loads((between / "model.json").read_text())
+    assert (about["start"], about["share"], about["runs"]) == ("half", 0.5, 1)
     weights = load_file(Embedder.load(between).checkpoint.folder / "model.safetensors")
     assert torch.linalg.norm(weights[name] - start[name] - change * 5 / 8) < 0.05 * torch.linalg.norm(change)
     recipe = (other / "recipe.yaml").read_text()

@@ -124,6 +124,10 @@ def shrink(
         str, typer.Option(help="From where it is counted, if they went on from a trained model.")
     ] = "minilm",
     name: Annotated[Optional[str], typer.Option(help="What it is called; as OUT if not given.")] = None,  # noqa: UP045
+    word_rate: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="TASK=RATE, again for each task: what a unit of BM25 is worth in hybrid search."),
+    ] = None,
 ) -> None:
     """Keep of a model what training changed: a few megabytes that `Embedder.load` opens wherever minilm is installed.
 
@@ -133,9 +137,19 @@ def shrink(
 
     from .export import shrink as run
 
-    folder = run(models, out, rank, share=share, start=start, name=name)
+    folder = run(models, out, rank, share=share, start=start, name=name, word_rates=dict(map(_rate, word_rate or [])))
     size = (folder / DELTA_FILE).stat().st_size
     typer.echo(f"The model is in {folder}: {size / 1e6:.1f} MB and the packaged minilm")
+
+
+def _rate(given: str) -> tuple[str, float]:
+    from quadrieve.errors import InputError
+
+    task, _, rate = given.partition("=")
+    try:
+        return task, float(rate)
+    except ValueError:
+        raise InputError(f"Expected TASK=RATE, such as qa=0.004, got {given!r}.") from None
 
 
 def main() -> None:

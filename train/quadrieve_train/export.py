@@ -88,6 +88,7 @@ def shrink(
     share: float = 1.0,
     start: str | Path = checkpoint.PACKAGED_NAME,
     name: str | None = None,
+    word_rates: Mapping[str, float] | None = None,
 ) -> Path:
     """Write what training changed as a small file, which `Embedder.load` puts together with the packaged backbone.
 
@@ -102,17 +103,22 @@ def shrink(
         share: How much of the mean change is kept; 0 is `start`, 1 all of it.
         start: From where that change is counted: the backbone, or the model that the runs went on from.
         name: What the model is called; None for the name of `folder`.
+        word_rates: By task, how much words count beside these weights in hybrid search; see `quadrieve.Fusion`.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: If a model is not the packaged backbone trained further, or the models differ in more than the seed.
+        InputError: If a model is not the packaged backbone trained further, the models differ in more than the seed, or
+            a rate is of no task.
     """
     if not models or not 0 < share <= 1:
         raise InputError(
             f"Expected at least one model and a share above 0 and at most 1, got {len(models)} and {share}."
         )
+    for task, rate in (word_rates or {}).items():
+        if find_task(task).name != task or not rate >= 0:
+            raise InputError(f"Expected the name of a task and a rate of at least 0, got {task!r} and {rate}.")
     backbone, trained = checkpoint.find(checkpoint.PACKAGED_NAME), [checkpoint.find(model) for model in models]
     whence = checkpoint.find(start)
     for one in (whence, *trained):
@@ -138,10 +144,12 @@ def shrink(
     about = {
         "name": name or folder.name,
         "backbone": backbone.name,
+        "start": whence.name,
         "runs": len(trained),
         "share": share,
         "weights": weights,
         "prompts": dict(trained[0].prompts),
+        "word_rates": dict(word_rates or {}),
     }
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     for file in (RECIPE_FILE, TRAINING_FILE):

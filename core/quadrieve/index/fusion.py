@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..embedder import Vectors
+from ..embedder import Vectors, ViewLike
 from ..roles import Role
 
 Scores = NDArray[np.float64]
@@ -15,7 +15,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fusion:
-    """How much words tell beside meaning, in units of cosine. The defaults are fitted on dev queries.
+    """How much words tell beside meaning, in units of cosine. The defaults are fitted on dev queries of MiniLM.
 
     Attributes:
         rate: What one unit of BM25 is worth.
@@ -63,13 +63,18 @@ class Fusion:
         return fused
 
 
-def fusion_of(role: Role) -> Fusion:
-    """What suits a role: solved examples are alike in kind more than in words.
+def fusion_of(role: Role, view: ViewLike) -> Fusion:
+    """What suits a role under a view: the rate that its model was given, else one for the role.
 
     Example:
-        >>> fusion_of(Role.EXAMPLE).rate < fusion_of(Role.KNOWLEDGE).rate
+        >>> from quadrieve import Embedder
+        >>> view = Embedder.load("minilm").view("icl")  # says nothing, and solved examples are alike in kind, not words
+        >>> fusion_of(Role.EXAMPLE, view).rate < fusion_of(Role.KNOWLEDGE, view).rate
         True
     """
+    rate: float | None = getattr(view, "word_rate", None)  # views of others, an API client's say, have none
+    if rate is not None:
+        return Fusion(rate=rate)
     return Fusion(rate=0.01) if role is Role.EXAMPLE else Fusion()
 
 

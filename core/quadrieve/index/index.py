@@ -33,7 +33,6 @@ class Index:
 
     Attributes:
         view: What embeds.
-        fusion: How much words count beside meaning in the mode `hybrid`; set another one to weigh them otherwise.
 
     Example:
         >>> from quadrieve import Embedder, Index, Record, Role
@@ -45,11 +44,12 @@ class Index:
     """
 
     def __init__(
-        self, records: RecordStore, view: ViewLike, *, on_long: OnLong = "warn", fusion: Fusion | None = None
+        self, records: RecordStore, view: ViewLike, *, role: Role = Role.KNOWLEDGE, on_long: OnLong = "warn"
     ) -> None:
         self._records = records
         self.view = view
-        self.fusion = fusion or Fusion()
+        self._role = role
+        self._fusion: Fusion | None = None
         self._on_long = on_long
         self._closed = False
         self._migrating = threading.RLock()
@@ -81,7 +81,16 @@ class Index:
             records = EmbeddedRecords.in_folder(folder / collection, collection, view)
         else:
             records = ServedRecords.open(connect(location), collection, view)
-        return cls(records, view, on_long=on_long, fusion=fusion_of(role))
+        return cls(records, view, role=role, on_long=on_long)
+
+    @property
+    def fusion(self) -> Fusion:
+        """How much words count in the mode `hybrid`: what suits role and model, unless you set another."""
+        return self._fusion or fusion_of(self._role, self.view)
+
+    @fusion.setter
+    def fusion(self, fusion: Fusion) -> None:
+        self._fusion = fusion
 
     def __enter__(self) -> Self:
         return self

@@ -63,6 +63,11 @@ class CachedView:
         """Length of a vector."""
         return self._view.dim
 
+    @property
+    def word_rate(self) -> float | None:
+        """The view's."""
+        return self._view.word_rate
+
     def explain(self, text: str, side: Side = "query") -> str:
         """The exact string that is encoded."""
         return self._view.explain(text, side)
