@@ -180,8 +180,9 @@ def prepare(
 
 
 def measure_start(recipe: Recipe, dev: Mapping[str, DevSet]) -> dict[str, float]:
-    """NDCG@10 of the starting weights by task, used as they are meant to be: with their own prefixes or none."""
-    embedder = Embedder.load(recipe.model, revision=recipe.revision)
+    """NDCG@10 of the starting weights by task, with their own prefixes or none, on texts cut as training cuts them."""
+    longest = min(recipe.key_tokens, checkpoint.find(recipe.model, revision=recipe.revision).max_length)
+    embedder = Embedder.load(recipe.model, revision=recipe.revision, max_length=max(8, longest))
 
     def encode(task: str, texts: Sequence[str], side: str) -> Vectors:
         view = embedder.view(task)
