@@ -24,7 +24,6 @@ from .reader_langchain import ReaderChat, SeenPrompt, called
 
 _SYSTEM = "You are a friendly assistant. Answer in one short sentence."
 _READ = 6  # messages of the conversation that the model reads; what was said before is remembered
-_FLOOR = 0.2  # of the score of a memory that is listed for a query
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ class Companion:
             k=4, max_tokens=300, tools=[] if isinstance(model, ReaderChat) else ["remember", "recall", "forget"]
         )
         self._namespace = memory.namespace_of
+        self._floor = memory.min_score or 0.0  # a list shows what a prompt would
         middleware: list[Any] = [memory, Passages(self.documents.retriever)]
         self._agent: Any = create_agent(model, system_prompt=_SYSTEM, middleware=middleware, store=self.store)
 
@@ -99,7 +99,7 @@ class Companion:
     def memories(self, user: str, query: str = "", limit: int = 100) -> list[SearchItem]:
         """A user's memories: those that fit a query, or the newest."""
         found = self.store.search(self._namespace(user), query=query.strip() or None, limit=limit)
-        return [item for item in found if item.score is None or item.score >= _FLOOR]
+        return [item for item in found if item.score is None or item.score >= self._floor]
 
     def memory(self, user: str, key: str) -> dict[str, Any]:
         """A memory: its `text`, when it was said (`at`) and by whom (`source`).
