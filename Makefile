@@ -25,19 +25,17 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 
-# From rows to the weights that ship: three runs and their mean, then three from there with harder negatives and theirs.
-RUN = $(BIN)/quadrieve train $(1) --data $(DATA) --out runs/$(1)-$(2) --rewards runs/rewards --seed $(2) --cpu
+# From rows to the weights that ship: two rounds, each three runs of a recipe and their mean.
+SEEDS := 1 2 3
+define ROUND
+	for seed in $(SEEDS); do $(BIN)/quadrieve train $(1) --data $(DATA) --out runs/$(1)-$$seed \
+		--rewards runs/rewards --seed $$seed --cpu || exit; done
+	$(BIN)/quadrieve shrink $(SEEDS:%=runs/$(1)-%) $(2)
+endef
 release: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the training sets: make release DATA=..." >&2; exit 1; }
-	$(call RUN,release,1)
-	$(call RUN,release,2)
-	$(call RUN,release,3)
-	$(BIN)/quadrieve shrink runs/release-1 runs/release-2 runs/release-3 --share 0.9 --out runs/release
-	$(call RUN,release-hard,1)
-	$(call RUN,release-hard,2)
-	$(call RUN,release-hard,3)
-	$(BIN)/quadrieve shrink runs/release-hard-1 runs/release-hard-2 runs/release-hard-3 --start runs/release --share 0.7 \
-		--name quadrieve --out core/quadrieve/released
+	$(call ROUND,release,--share 0.9 --out runs/release)
+	$(call ROUND,release-hard,--start runs/release --share 0.7 --name quadrieve --out core/quadrieve/released)
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "quadrieve needs Python 3.11 or newer; install it or pass PYTHON=/path/to/python" >&2; exit 1; }
