@@ -18,7 +18,7 @@ import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,8 +229,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder to keep vectors in")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as unkept:
-        report = _measure(args, VectorCache(args.cache or Path(unkept)))
+    with tempfile.TemporaryDirectory() as unkept, closing(VectorCache(args.cache or Path(unkept))) as cache:
+        report = _measure(args, cache)
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
@@ -240,8 +240,9 @@ def _measure(args: argparse.Namespace, cache: VectorCache) -> dict[str, Any]:
     embedder = Embedder.load(args.model)
     report: dict[str, Any] = {"sets": {}}
     print(f"NDCG@{K}, {embedder.name}, {args.split} queries\n")
-    columns = ("dense", "lexical", *(f"{rate:g}" for rate in args.rates)) if args.rates else (*SYSTEMS, "gain")
-    print(f"{'':<22}{'queries':>8}" + "".join(f"{column:>9}" for column in columns))
+    columns = ("dense", "lexical", *(f"{rate:g}" for rate in args.rates)) if args.rates else SYSTEMS
+    heads = columns if args.rates else (*columns, "gain")
+    print(f"{'':<22}{'queries':>8}" + "".join(f"{head:>9}" for head in heads))
     for folder in sorted(path.parent for path in args.data.glob("*/queries.jsonl")):
         if args.sets and folder.name not in args.sets:
             continue
@@ -256,7 +257,9 @@ def _measure(args: argparse.Namespace, cache: VectorCache) -> dict[str, Any]:
             row = _quality(rows, queries, view, role)
             row["gain"] = row["hybrid"] - max(row["dense"], row["BM25"])
         report["sets"][folder.name] = row
-        print(f"{folder.name:<22}{row['queries']:>8}" + "".join(f"{row[name]:>9.3f}" for name in columns), flush=True)
+        figures = "".join(f"{row[column]:>9.3f}" for column in columns)
+        figures += f"{row['gain']:>+9.3f}" if "gain" in row else ""
+        print(f"{folder.name:<22}{row['queries']:>8}{figures}", flush=True)
     if args.rates:
         return report
     if report["sets"]:

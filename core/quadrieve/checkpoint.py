@@ -205,7 +205,7 @@ def _composed(backbone: Checkpoint, folder: Path) -> Checkpoint:
     if not {"name", "prompts", "weights"} <= about.keys():
         raise ModelError(f"{str(folder)!r} has a delta without a whole model.json; write it again (quadrieve shrink).")
     name, expected = about["name"], about["weights"]
-    told = {"prompts": about["prompts"], "word_rates": about.get("word_rates", {})}
+    told = {"prompts": about["prompts"], "word_rates": _word_rates(about)}
 
     def make(staged: Path) -> None:
         from safetensors.torch import load_file, save_file
@@ -224,6 +224,11 @@ def _composed(backbone: Checkpoint, folder: Path) -> Checkpoint:
     composed = replace(read(made_once(f"{name}-{expected[:12]}", make, needs="91 MB")), name=name, **told)
     _check_weights(composed, expected)
     return composed
+
+
+def _word_rates(about: Mapping[str, Any]) -> dict[str, float]:
+    rates = about.get("word_rates") or {}
+    return {task: float(rate) for task, rate in rates.items() if isinstance(rate, int | float)}
 
 
 def _check_weights(checkpoint: Checkpoint, expected: str) -> None:
@@ -274,7 +279,6 @@ def read(folder: str | os.PathLike[str], *, name: str | None = None) -> Checkpoi
     if not isinstance(dim, int):
         raise ModelError(f"{str(root)!r} is not a text encoder: its config.json names no hidden_size.")
     prompts = (_read_json(root / "config_sentence_transformers.json") or {}).get("prompts") or {}
-    rates = (_read_json(root / OWN_FILE) or {}).get("word_rates") or {}
     return Checkpoint(
         name=name or root.resolve().name,
         folder=transformer,
@@ -282,7 +286,7 @@ def read(folder: str | os.PathLike[str], *, name: str | None = None) -> Checkpoi
         dim=dim,
         max_length=_read_max_length(transformer, config),
         prompts={key: value for key, value in prompts.items() if isinstance(value, str)},
-        word_rates={task: float(rate) for task, rate in rates.items() if isinstance(rate, int | float)},
+        word_rates=_word_rates(_read_json(root / OWN_FILE) or {}),
     )
 
 

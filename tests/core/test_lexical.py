@@ -1,8 +1,6 @@
 # ruff: noqa: RUF001  # the scripts are the point
 """Search by words: BM25 as it is written down, exact names, any text as a query, any script."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

@@ -181,8 +181,8 @@ def prepare(
 
 def measure_start(recipe: Recipe, dev: Mapping[str, DevSet]) -> dict[str, float]:
     """NDCG@10 of the starting weights by task, with their own prefixes or none, on texts cut as training cuts them."""
-    longest = min(recipe.key_tokens, checkpoint.find(recipe.model, revision=recipe.revision).max_length)
-    embedder = Embedder.load(recipe.model, revision=recipe.revision, max_length=max(8, longest))
+    start = checkpoint.find(recipe.model, revision=recipe.revision)
+    embedder = Embedder(replace(start, max_length=min(start.max_length, recipe.key_tokens)))
 
     def encode(task: str, texts: Sequence[str], side: str) -> Vectors:
         view = embedder.view(task)

@@ -1,4 +1,4 @@
-"""What a training run does, and the recipes of the package: `paper`, `cpu`, and the two rounds of `release`."""
+"""What a training run does, and the recipes that come with the package: `paper`, `cpu`, `release`, `release-hard`."""
 
 from .recipe import MiningRecipe, PaceRecipe, Recipe, RewardRecipe, TaskRecipe
 
