@@ -60,6 +60,21 @@ def test_candidates_that_bear_an_answer_are_dropped_unless_answers_are_a_closed_
     assert len(choice.neg) == 2
 
 
+@pytest.mark.parametrize("method", ["bm25", "dense", "both"])
+def test_a_text_that_answers_no_training_query_is_no_negative_unless_the_whole_corpus_is_mined(method):
+    texts = ["Bees make honey.", "The ant makes hills.", "Who makes honey must wear a veil.", "Wasps make paper."]
+    asked = [query("Who makes honey?", ["0"]), query("Who makes hills?", ["1"])]
+    later = Query("later", "What must who makes honey wear?", (), ("2",), "test", (), None, None)
+    collection = collection_of(texts, [*asked, later])
+    options = {"method": method, "view": Embedder.load("minilm").view("qa"), "margin": float("inf")}
+    first, _ = rows_of(collection, "qa", **options)
+    assert "Who makes honey must wear a veil." in first.neg
+    for row, right in zip(rows_of(collection, "qa", among="positives", **options), ("0", "1"), strict=True):
+        assert row.pos == (texts[int(right)],)
+        assert set(row.neg) <= {texts[0], texts[1]}
+    assert rows_of(collection, "qa", among="positives", **options)[0].neg == ("The ant makes hills.",)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), min_size=3, max_size=30), st.integers(0, 9))
 def test_memory_candidates_come_only_from_earlier_in_the_same_conversation(places, turn):
@@ -103,6 +118,7 @@ def test_a_stopped_run_goes_on_without_ranking_twice(tmp_path, collection_folder
         ({"method": "dense"}, "pass its view"),
         ({"method": "bm25", "keep": 0}, "at least 1"),
         ({"method": "bm25", "split": "test"}, "it has dev, train"),
+        ({"method": "bm25", "among": "seen"}, "'corpus' or 'positives'"),
     ],
 )
 def test_mining_refuses_what_does_not_fit(collection_folder, options, message):
@@ -113,3 +129,9 @@ def test_mining_refuses_what_does_not_fit(collection_folder, options, message):
 def test_a_query_without_candidates_gives_no_row():
     collection = collection_of(["later"], [query("q", conversation="a", turn=0)], (("a", 3),))
     assert rows_of(collection, "chat", method="bm25") == []
+
+
+def test_negatives_among_positives_need_positives():
+    collection = collection_of(["Bees make honey."], [query("Who makes honey?")])
+    with pytest.raises(InputError, match="has positives; mine among='corpus'"):
+        mine(collection, "qa", method="bm25", among="positives")

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from quadrieve import ViewLike
 
 Method = Literal["bm25", "dense", "both"]
+Among = Literal["corpus", "positives"]
 
 
 def mine(
@@ -36,6 +37,7 @@ def mine(
     view: ViewLike | None = None,
     split: str = "train",
     limit: int | None = None,
+    among: Among = "corpus",
     depth: int = 200,
     keep: int = 100,
     margin: float = 0.95,
@@ -52,6 +54,10 @@ def mine(
     of the same conversation are candidates. Without labelled positives nothing is filtered: the candidates are for a
     language model to judge.
 
+    A text that no query of the split is answered by is only ever wrong here. Taught so, it is pushed away from every
+    query, from those of other splits and of later that it does answer too: tools never seen in training are lost that
+    way. `among="positives"` draws negatives only from what some query of the split is answered by.
+
     Args:
         collection: Corpus and queries.
         task: Name of the task.
@@ -59,6 +65,7 @@ def mine(
         view: The backbone's view of the task; needed unless `method` is `bm25`.
         split: Which queries.
         limit: Mine for that many queries, drawn at random.
+        among: What negatives are drawn from: the whole corpus, or the positives of the split's queries.
         depth: Candidates taken from each ranker.
         keep: Negatives kept a query.
         margin: Share of the best positive's score from which a candidate is too good to be a negative; the backbone
@@ -74,6 +81,8 @@ def mine(
     """
     if method not in ("bm25", "dense", "both"):
         raise InputError(f"Unknown mining method {method!r}; expected 'bm25', 'dense' or 'both'.")
+    if among not in ("corpus", "positives"):
+        raise InputError(f"Negatives are drawn among 'corpus' or 'positives', got {among!r}.")
     if method != "bm25" and view is None:
         raise InputError(f"method={method!r} ranks with the backbone; pass its view, or method='bm25'.")
     if keep < 1 or depth < 1 or margin <= 0:
@@ -83,8 +92,13 @@ def mine(
     if not queries:
         splits = ", ".join(sorted({query.split for query in collection.queries})) or "none"
         raise InputError(f"{collection.name} has no queries in split {split!r}; it has {splits}.")
-    options = [method, split, limit, depth, keep, margin, drop_answers, seed, view.fingerprint if view else None]
-    rankers = _Rankers(collection, method, view if method != "bm25" else None, depth)
+    right = {identity for query in collection.split(split) for identity in query.positives}
+    if among == "positives" and not right:
+        raise InputError(f"No query of {collection.name} in split {split!r} has positives; mine among='corpus'.")
+    options = [method, split, limit, among, depth, keep, margin, drop_answers, seed, view.fingerprint if view else None]
+    rankers = _Rankers(
+        collection, method, view if method != "bm25" else None, depth, right if among == "positives" else None
+    )
 
     def rows(part: Iterable[Query]) -> Iterator[Row]:
         for query in part:
@@ -165,14 +179,23 @@ def _with_calls(row: Row, names: Sequence[str], others: Sequence[str], seed: int
 class _Rankers:
     """BM25 and the backbone over one collection, or over each conversation of it."""
 
-    def __init__(self, collection: Collection, method: Method, view: ViewLike | None, depth: int) -> None:
+    def __init__(
+        self,
+        collection: Collection,
+        method: Method,
+        view: ViewLike | None,
+        depth: int,
+        among: Set[str] | None,
+    ) -> None:
         self.collection = collection
         self.index = {identity: i for i, identity in enumerate(collection.ids)}
         self._method, self._view, self._depth = method, view, depth
         self._scopes: dict[str | None, _Scope] = {}
+        self._pool = [i for i, identity in enumerate(collection.ids) if among is None or identity in among]
         self._members: dict[str, list[int]] = {}
-        for i, (conversation, _) in enumerate(collection.places or ()):
-            self._members.setdefault(conversation, []).append(i)
+        if collection.places is not None:
+            for i in self._pool:
+                self._members.setdefault(collection.places[i][0], []).append(i)
 
     def candidates(self, query: Query, positives: Sequence[int], margin: float) -> list[int]:
         """Corpus rows that a ranker finds for the query and that are not too good to be wrong, best first."""
@@ -198,7 +221,7 @@ class _Rankers:
     def _scope(self, query: Query) -> _Scope:
         key = query.conversation if self.collection.places is not None else None
         if key not in self._scopes:
-            rows = self._members.get(key, []) if key is not None else range(len(self.collection.ids))
+            rows = self._members.get(key, []) if key is not None else self._pool
             self._scopes[key] = _Scope(np.array(rows, dtype=np.int64), [self.collection.texts[i] for i in rows])
         return self._scopes[key]
 

@@ -341,6 +341,7 @@ def _mine(
             view=None if spec.method == "bm25" else embedder.view(name),
             split=split,
             limit=limit,
+            among=spec.among,
             depth=spec.depth,
             keep=spec.keep,
             margin=spec.margin,

@@ -25,6 +25,7 @@ class MiningRecipe:
     """How hard negatives are found; see `mine`."""
 
     method: Literal["bm25", "dense", "both"] = "both"
+    among: Literal["corpus", "positives"] = "corpus"
     depth: int = 200
     keep: int = 100
     margin: float = 0.95
