@@ -29,7 +29,7 @@ bench: $(VENV)/.dev
 SEEDS := 1 2 3
 define ROUND
 	for seed in $(SEEDS); do $(BIN)/quadrieve train $(1) --data $(DATA) --out runs/$(1)-$$seed \
-		--rewards runs/rewards --seed $$seed --cpu || exit; done
+		--mined runs/mined-$(1) --rewards runs/rewards --seed $$seed --cpu || exit; done
 	$(BIN)/quadrieve shrink $(SEEDS:%=runs/$(1)-%) $(2)
 endef
 release: $(VENV)/.dev

@@ -77,7 +77,7 @@ def train(model: str, data: Path, folder: Path) -> None:
         recipe = folder / f"{model}.yaml"
         recipe.write_text(wanted)
         command = [sys.executable, "-m", "quadrieve_train", "train", recipe, "--data", data, "--out", whole, "--cpu"]
-        command += ["--rewards", folder / "rewards"]
+        command += ["--mined", folder / "mined", "--rewards", folder / "rewards"]
         subprocess.run(list(map(str, command)), check=True, stdout=sys.stderr)
     if not (small / "recipe.yaml").is_file() or (small / "recipe.yaml").read_text() != wanted:
         shrink([whole], small, RANK, name=model)

@@ -108,6 +108,18 @@ def test_a_task_may_have_its_negatives_mined_in_its_own_way(data, recipe_of):
     assert max(map(len, rows["tool"]["neg"])) == 1
 
 
+def test_runs_that_name_the_same_folder_of_mined_rows_mine_once(data, recipe_of, monkeypatch):
+    tasks = {"qa": {"sources": ["farm"], "losses": {"contrastive": 1.0}, "labelled": 0}}
+    recipe = recipe_of(tasks=tasks, mining={"method": "bm25", "among": "positives", "margin": "inf"})
+    first, _ = pipeline.prepare(recipe, data, data / "first", mined=data / "mined")
+    monkeypatch.setattr("quadrieve_train.mining._row", lambda *_: pytest.fail("what was mined was mined again"))
+    second, _ = pipeline.prepare(replace(recipe, seed=2), data, data / "second", mined=data / "mined")
+    assert list(second["qa"]) == list(first["qa"])
+    wider = replace(recipe, mining=replace(recipe.mining, among="corpus"))
+    with pytest.raises(StoreError, match="other data or with other options"):
+        pipeline.prepare(wider, data, data / "third", mined=data / "mined")
+
+
 COMMANDS = """
 import sys
 from quadrieve_train.cli import main

@@ -81,6 +81,10 @@ def train(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of rows, rewards and checkpoints; beside OUT if not given."),
     ] = None,
+    mined: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the mined rows, which runs of one recipe may share; within WORK if not given."),
+    ] = None,
     rewards: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of the reward store, which runs may share; within WORK if not given."),
@@ -103,7 +107,7 @@ def train(
     chosen = Recipe.load(recipe)
     if seed is not None:
         chosen = replace(chosen, seed=seed)
-    result = run(chosen, data, out, work=work, rewards=rewards, progress=not as_json, use_cpu=cpu)
+    result = run(chosen, data, out, work=work, mined=mined, rewards=rewards, progress=not as_json, use_cpu=cpu)
     if not PartialState().is_main_process:  # one of many, that `accelerate launch` started
         return
     if as_json:

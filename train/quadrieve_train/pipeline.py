@@ -63,6 +63,7 @@ def train(
     out: Path,
     *,
     work: Path | None = None,
+    mined: Path | None = None,
     rewards: Path | None = None,
     lm: LanguageModel | None = None,
     progress: bool = False,
@@ -78,6 +79,7 @@ def train(
         data: The folder that the recipe's sources are in.
         out: The model's folder; replaced at the end.
         work: Where the way is kept; None for a folder beside `out`.
+        mined: Folder of the mined rows, which several runs of one recipe may share; None for one in `work`.
         rewards: Folder of the reward store, which several runs may share; None for one in `work`.
         lm: The language model, in place of the recipe's.
         progress: Show progress bars on stderr.
@@ -95,7 +97,8 @@ def train(
     work = work or out.with_name(out.name + ".work")
     start = checkpoint.find(recipe.model, revision=recipe.revision)
     _check_work(recipe, work, state)
-    rows, dev = prepare(recipe, data, work, rewards=rewards, lm=lm, progress=progress and state.is_main_process)
+    shown = progress and state.is_main_process
+    rows, dev = prepare(recipe, data, work, mined=mined, rewards=rewards, lm=lm, progress=shown)
 
     torch.manual_seed(recipe.seed)
     temperature = Temperature(recipe.tau, learned=recipe.learn_tau)
@@ -147,6 +150,7 @@ def prepare(
     data: Path,
     work: Path,
     *,
+    mined: Path | None = None,
     rewards: Path | None = None,
     lm: LanguageModel | None = None,
     progress: bool = False,
@@ -158,6 +162,7 @@ def prepare(
         return lm if lm is not None else open_lm(recipe.lm, max_length=recipe.rewards.max_length)
 
     embedder = Embedder.load(recipe.model, revision=recipe.revision)
+    mined = mined or work / "mined"
     rows: dict[str, Dataset] = {}
     dev: dict[str, DevSet] = {}
     with RewardStore(rewards or work / "rewards") as store:
@@ -167,7 +172,7 @@ def prepare(
                 if source.endswith(".jsonl"):
                     given = _given(data / source, name, recipe, task)
                 else:
-                    given = _mine(data / source, name, "train", task.queries, recipe, embedder, work, progress)
+                    given = _mine(data / source, name, "train", task.queries, recipe, embedder, mined, progress)
                 rewarded = concatenate_datasets(_with_rewards(given, source, task, recipe, opened, store, progress))
                 found.append(rewarded.add_column("source", [source] * len(rewarded)))
             rows[name] = _useful(concatenate_datasets(found), task)
@@ -175,7 +180,7 @@ def prepare(
                 raise InputError(f"Task {name!r}: no row of {', '.join(task.sources)} has what its losses need.")
             measured = task.dev or next((s for s in task.sources if not s.endswith(".jsonl")), None)
             if measured is not None:
-                dev[name] = _dev(data / measured, name, task, recipe, embedder, opened, store, work, progress)
+                dev[name] = _dev(data / measured, name, task, recipe, embedder, opened, store, mined, progress)
     return rows, dev
 
 
@@ -304,14 +309,14 @@ def _dev(
     embedder: Embedder,
     lm: Callable[[], LanguageModel],
     store: RewardStore,
-    work: Path,
+    mined: Path,
     progress: bool,
 ) -> DevSet:
     rewarded: Sequence[Row] = ()
     if task.dev_labelled:
-        mined = _mine(folder, name, "dev", task.dev_labelled, recipe, embedder, work, progress)
+        rows = _mine(folder, name, "dev", task.dev_labelled, recipe, embedder, mined, progress)
         rewarded = _labelled(
-            [row for row in map(as_row, mined) if row.answers], recipe, lm, store, progress, quality=True
+            [row for row in map(as_row, rows) if row.answers], recipe, lm, store, progress, quality=True
         )
     return DevSet.from_collection(
         read_collection(folder),
@@ -329,7 +334,7 @@ def _mine(
     limit: int | None,
     recipe: Recipe,
     embedder: Embedder,
-    work: Path,
+    mined: Path,
     progress: bool,
 ) -> Dataset:
     spec = recipe.tasks[name].mining or recipe.mining
@@ -346,7 +351,7 @@ def _mine(
             keep=spec.keep,
             margin=spec.margin,
             drop_answers=spec.drop_answers,
-            folder=work / "mined" / f"{name}-{folder.name}-{split}",
+            folder=mined / f"{name}-{folder.name}-{split}",
             progress=progress,
         )
 
