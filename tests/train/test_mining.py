@@ -135,3 +135,10 @@ def test_negatives_among_positives_need_positives():
     collection = collection_of(["Bees make honey."], [query("Who makes honey?")])
     with pytest.raises(InputError, match="has positives; mine among='corpus'"):
         mine(collection, "qa", method="bm25", among="positives")
+
+
+def test_what_was_mined_among_positives_is_not_reused_when_other_texts_are_right(tmp_path):
+    texts, options = ["Bees make honey.", "Ants make hills."], {"method": "bm25", "among": "positives", "limit": 1}
+    mine(collection_of(texts, [query("a", ["0"]), query("b", ["1"])]), "qa", folder=tmp_path, **options)
+    with pytest.raises(StoreError, match="other data or with other options"):
+        mine(collection_of(texts, [query("a", ["0"]), query("b", ["0"])]), "qa", folder=tmp_path, **options)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from quadrieve import Role, find_task
 from quadrieve.errors import InputError, StoreError
 
-from .rows import Collection, Query, Row, content_hash, from_rows, read_rows, write_rows
+from .rows import Collection, Query, Row, content_hash, from_rows, read_rows, write_lines, write_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -92,13 +92,13 @@ def mine(
     if not queries:
         splits = ", ".join(sorted({query.split for query in collection.queries})) or "none"
         raise InputError(f"{collection.name} has no queries in split {split!r}; it has {splits}.")
-    right = {identity for query in collection.split(split) for identity in query.positives}
-    if among == "positives" and not right:
-        raise InputError(f"No query of {collection.name} in split {split!r} has positives; mine among='corpus'.")
-    options = [method, split, limit, among, depth, keep, margin, drop_answers, seed, view.fingerprint if view else None]
-    rankers = _Rankers(
-        collection, method, view if method != "bm25" else None, depth, right if among == "positives" else None
-    )
+    pool: set[str] | None = None
+    if among == "positives":
+        pool = {identity for query in collection.split(split) for identity in query.positives}
+        if not pool:
+            raise InputError(f"No query of {collection.name} in split {split!r} has positives; mine among='corpus'.")
+    options = [method, split, limit, depth, keep, margin, drop_answers, seed, view.fingerprint if view else None]
+    rankers = _Rankers(collection, method, view if method != "bm25" else None, depth, pool)
 
     def rows(part: Iterable[Query]) -> Iterator[Row]:
         for query in part:
@@ -109,7 +109,8 @@ def mine(
     if folder is None:
         return from_rows(rows(tqdm(queries, desc=f"Mining {collection.name}", disable=not progress)))
     root = Path(folder)
-    _check_manifest(root, content_hash(options, name, collection.ids, collection.texts, [q.id for q in queries]))
+    content = [options, name, collection.ids, collection.texts, [query.id for query in queries]]
+    _check_manifest(root, content_hash(*content, *([sorted(pool)] if pool else [])))
     parts: list[Path] = []
     for start in tqdm(range(0, len(queries), 256), desc=f"Mining {collection.name}", disable=not progress):
         part = root / f"part-{start // 256:05d}.jsonl"
@@ -185,13 +186,13 @@ class _Rankers:
         method: Method,
         view: ViewLike | None,
         depth: int,
-        among: Set[str] | None,
+        pool: Set[str] | None,
     ) -> None:
         self.collection = collection
         self.index = {identity: i for i, identity in enumerate(collection.ids)}
         self._method, self._view, self._depth = method, view, depth
         self._scopes: dict[str | None, _Scope] = {}
-        self._pool = [i for i, identity in enumerate(collection.ids) if among is None or identity in among]
+        self._pool = [i for i, identity in enumerate(collection.ids) if pool is None or identity in pool]
         self._members: dict[str, list[int]] = {}
         if collection.places is not None:
             for i in self._pool:
@@ -257,7 +258,7 @@ def _check_manifest(root: Path, content: str) -> None:
     root.mkdir(parents=True, exist_ok=True)
     manifest = root / "mined.json"
     if not manifest.exists():
-        manifest.write_text(json.dumps({"content": content}) + "\n", encoding="utf-8")
+        write_lines([json.dumps({"content": content}) + "\n"], manifest)
     elif json.loads(manifest.read_text(encoding="utf-8")).get("content") != content:
         raise StoreError(
             f"{str(root)!r} holds rows that were mined from other data or with other options; name another folder."

@@ -207,11 +207,15 @@ def from_rows(rows: Iterable[Row]) -> Dataset:
 
 def write_rows(rows: Iterable[Row], path: str | os.PathLike[str]) -> Path:
     """Write rows as JSON lines that `read_rows` reads, all or nothing."""
-    target = Path(path)
+    return write_lines((row.to_json() + "\n" for row in rows), Path(path))
+
+
+def write_lines(lines: Iterable[str], target: Path) -> Path:
+    """Write a file, all or nothing: runs that share its folder never read a part of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     with staged.open("w", encoding="utf-8") as file:
-        file.writelines(row.to_json() + "\n" for row in rows)
+        file.writelines(lines)
     staged.replace(target)
     return target
 
