@@ -53,6 +53,8 @@ READING = {
     "icl_mix": (8, ("random", "BM25", "minilm")),
     "natural_instructions": (8, ("minilm",)),
 }
+#: Requests of each tool set that the figures to beat are of (README of the training sets): the first of its test split.
+FIRST = 400
 #: The packaged default.
 RELEASED = "quadrieve"
 #: Rank that changes are cut to, as `quadrieve shrink` does.
@@ -191,7 +193,22 @@ def retrieval_table(figures: Figures, seeds: Sequence[int], more: Sequence[str])
                 label = name + (" (never trained on)" if name in UNTRAINED else "")
                 cells = [f"{means[system]:.3f}" for system in columns]
                 print(row(label, metric, len(ours), *cells, f"{found['mean']:.3f}", signed(found["difference"])))
+    for label, kind, first in (("all", "", None), (f"first {FIRST}", "", FIRST), ("unseen", " unseen", None)):
+        report[f"tools {label}"] = found = tool_means(figures, [*columns, RELEASED], METRIC["tool"] + kind, first)
+        means = [f"{found[system]:.3f}" for system in (*columns, RELEASED)]
+        difference = found[RELEASED] - found["minilm"]
+        print(row(f"tools, mean of the sets ({label})", METRIC["tool"], "", *means, f"{difference:+.3f}"))
     return report
+
+
+def tool_means(figures: Figures, systems: Iterable[str], metric: str, first: int | None) -> dict[str, float]:
+    """Each system's mean over the tool sets, of all requests of each or the first so many."""
+    return {
+        system: statistics.mean(
+            statistics.mean(figures.retrieval(system, name)[metric][:first]) for name in SETS["tool"]
+        )
+        for system in systems
+    }
 
 
 def specialists_table(figures: Figures, seeds: Sequence[int]) -> dict[str, Any]:

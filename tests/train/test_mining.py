@@ -1,5 +1,7 @@
 """Hard negatives: what is found, what is left out, and what a stopped run does."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,6 +137,20 @@ def test_negatives_among_positives_need_positives():
     collection = collection_of(["Bees make honey."], [query("Who makes honey?")])
     with pytest.raises(InputError, match="has positives; mine among='corpus'"):
         mine(collection, "qa", method="bm25", among="positives")
+
+
+def test_what_was_mined_is_not_reused_when_a_query_or_what_is_right_for_it_changed(tmp_path):
+    texts, first = ["Bees make honey.", "Ants make hills."], query("a", ["0"])
+    mine(collection_of(texts, [first]), "qa", method="bm25", folder=tmp_path)
+    mine(collection_of(texts, [first]), "qa", method="bm25", folder=tmp_path)
+    for changed in (
+        replace(first, text="b"),
+        replace(first, positives=("1",)),
+        replace(first, answers=("bees",)),
+        replace(first, conversation="c", turn=3),
+    ):
+        with pytest.raises(StoreError, match="other data or with other options"):
+            mine(collection_of(texts, [changed]), "qa", method="bm25", folder=tmp_path)
 
 
 def test_what_was_mined_among_positives_is_not_reused_when_other_texts_are_right(tmp_path):

@@ -7,7 +7,7 @@ import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -109,8 +109,9 @@ def mine(
     if folder is None:
         return from_rows(rows(tqdm(queries, desc=f"Mining {collection.name}", disable=not progress)))
     root = Path(folder)
-    content = [options, name, collection.ids, collection.texts, [query.id for query in queries]]
-    _check_manifest(root, content_hash(*content, *([sorted(pool)] if pool else [])))
+    corpus = [collection.ids, collection.texts, collection.titles, collection.places]
+    asked = [astuple(replace(query, meta={})) for query in queries]
+    _check_manifest(root, content_hash(options, name, corpus, asked, sorted(pool or ())))
     parts: list[Path] = []
     for start in tqdm(range(0, len(queries), 256), desc=f"Mining {collection.name}", disable=not progress):
         part = root / f"part-{start // 256:05d}.jsonl"
