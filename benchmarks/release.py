@@ -173,11 +173,9 @@ def signed(difference: Sequence[float]) -> str:
     return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def retrieval_table(figures: Figures, seeds: Sequence[int], more: Sequence[str]) -> dict[str, Any]:
+def retrieval_table(figures: Figures, columns: Sequence[str]) -> dict[str, Any]:
     """Dense retrieval of the released model beside BM25, its backbone, single runs and further models."""
     report: dict[str, Any] = {}
-    runs = [f"one-{seed}" for seed in seeds]
-    columns = ["BM25", "minilm", *runs, *more]
     print(row("test set", "metric", "queries", *columns, RELEASED, "difference from minilm"))
     print(row(*["---"] * (5 + len(columns))))
     for task, names in SETS.items():
@@ -193,22 +191,25 @@ def retrieval_table(figures: Figures, seeds: Sequence[int], more: Sequence[str])
                 label = name + (" (never trained on)" if name in UNTRAINED else "")
                 cells = [f"{means[system]:.3f}" for system in columns]
                 print(row(label, metric, len(ours), *cells, f"{found['mean']:.3f}", signed(found["difference"])))
-    for label, kind, first in (("all", "", None), (f"first {FIRST}", "", FIRST), ("unseen", " unseen", None)):
-        report[f"tools {label}"] = found = tool_means(figures, [*columns, RELEASED], METRIC["tool"] + kind, first)
-        means = [f"{found[system]:.3f}" for system in (*columns, RELEASED)]
-        difference = found[RELEASED] - found["minilm"]
-        print(row(f"tools, mean of the sets ({label})", METRIC["tool"], "", *means, f"{difference:+.3f}"))
     return report
 
 
-def tool_means(figures: Figures, systems: Iterable[str], metric: str, first: int | None) -> dict[str, float]:
-    """Each system's mean over the tool sets, of all requests of each or the first so many."""
-    return {
-        system: statistics.mean(
-            statistics.mean(figures.retrieval(system, name)[metric][:first]) for name in SETS["tool"]
-        )
-        for system in systems
-    }
+def tools_table(figures: Figures, columns: Sequence[str]) -> dict[str, Any]:
+    """Means over the tool sets: of all requests of each, of the first `FIRST`, and of those for unseen tools."""
+    report: dict[str, Any] = {}
+    systems = [*columns, RELEASED]
+    print(row("requests of each tool set", *systems))
+    print(row(*["---"] * (1 + len(systems))))
+    for label, kind, first in (("all", "", None), (f"first {FIRST}", "", FIRST), ("for unseen tools", " unseen", None)):
+        metric = METRIC["tool"] + kind
+        report[label] = means = {
+            system: statistics.mean(
+                statistics.mean(figures.retrieval(system, name)[metric][:first]) for name in SETS["tool"]
+            )
+            for system in systems
+        }
+        print(row(label, *(f"{mean:.3f}" for mean in means.values())))
+    return report
 
 
 def specialists_table(figures: Figures, seeds: Sequence[int]) -> dict[str, Any]:
@@ -277,7 +278,10 @@ def main() -> None:
         f"{task}-{s}" for task in SETS for s in args.specialists
     ]:
         train(model, args.data, args.folder)
-    report = {"retrieval": retrieval_table(figures, args.seeds, args.also)}
+    columns = ["BM25", "minilm", *(f"one-{seed}" for seed in args.seeds), *args.also]
+    report = {"retrieval": retrieval_table(figures, columns)}
+    print(f"\nTools, mean {METRIC['tool']} of the three sets\n")
+    report["tools"] = tools_table(figures, columns)
     if args.specialists:
         print("\nBeside four specialists\n")
         report["specialists"] = specialists_table(figures, args.specialists)
