@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from quadrieve.errors import InputError
 from quadrieve_train.losses import (
     Temperature,
+    anchor_loss,
     contrastive_loss,
     graded_distillation_loss,
     kl_distillation_loss,
@@ -168,6 +169,19 @@ def test_a_learned_temperature_gets_a_gradient_and_stays_in_its_bounds():
         temperature.log_tau.fill_(-20)
     assert temperature().item() == pytest.approx(0.04)
     assert not list(Temperature(0.05).parameters())
+
+
+def test_an_anchor_pulls_texts_back_to_where_they_were_and_lets_others_go():
+    torch.manual_seed(0)
+    before = torch.nn.functional.normalize(torch.randn(2, 8), dim=-1)
+    now = torch.nn.functional.normalize(torch.randn(2, 8), dim=-1).requires_grad_()
+    loss = anchor_loss(now, before, torch.tensor([3.0, 0.0]))
+    assert loss.item() == pytest.approx(3 * (1 - torch.cosine_similarity(now[:1], before[:1]).item()) / 2, abs=1e-6)
+    loss.backward()
+    assert (now.grad[0] * before[0]).sum() < 0  # down the slope is towards the anchor
+    assert not now.grad[1].any()
+    with pytest.raises(InputError, match=r"\[2, 8\], \[1, 8\] and \[2\]"):
+        anchor_loss(now, before[:1], torch.ones(2))
 
 
 def test_matryoshka_is_the_mean_over_cut_vectors():

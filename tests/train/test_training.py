@@ -289,6 +289,35 @@ def test_a_run_whose_rewards_rise_while_answers_get_worse_is_warned_of_reward_ha
     assert after["eval_qa_quality"] < before["eval_qa_quality"]
 
 
+def drift(model, start, task):
+    texts = ["Bees make honey.", "Cows give milk.", "Hens lay eggs."]
+    now, before = (Embedder.load(folder).view(task).embed_keys(texts) for folder in (model, start))
+    return float(1 - (now * before).sum(axis=1).mean())
+
+
+@pytest.mark.parametrize("grad_cache", [False, True])
+def test_a_task_with_an_anchor_stays_near_where_it_began_and_the_others_go_on(
+    data, recipe_of, tiny_encoder, grad_cache
+):
+    def run(name, **anchor):
+        tasks = {
+            "qa": {"sources": ["qa.jsonl"], "losses": {"contrastive": 1.0}, "prefixes": False, **anchor},
+            "tool": {"sources": ["tool.jsonl"], "losses": {"contrastive": 1.0}},
+        }
+        recipe = recipe_of(tasks=tasks, steps=12, learning_rate=3e-3, dropout=0.0, grad_cache=grad_cache)
+        return pipeline.train(recipe, data, data / name, use_cpu=True).folder
+
+    free, anchored = run("free"), run("anchored", anchor=20.0)
+    assert drift(anchored, tiny_encoder, "qa") < 0.5 * drift(free, tiny_encoder, "qa")
+    assert drift(anchored, tiny_encoder, "tool") > 0.01
+
+
+def test_an_anchor_is_a_model_that_reads_texts_alike(data, recipe_of):
+    tasks = {"qa": {"sources": ["qa.jsonl"], "losses": {"contrastive": 1.0}, "anchor": 1.0}}
+    with pytest.raises(InputError, match=r"anchor_model 'minilm' must have .* dimensions \(32\) of .*it has 384"):
+        pipeline.train(recipe_of(tasks=tasks, anchor_model="minilm"), data, data / "refused", use_cpu=True)
+
+
 @pytest.mark.parametrize("batching", ["heterogeneous", "mixed"])
 def test_other_ways_of_batching_train_too(data, recipe_of, batching):
     pipeline.train(

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .batching import TaskBlockSampler
     from .lm import FrozenLM, LanguageModel, Prompt
     from .lm_server import ServerLM
-    from .losses import contrastive_loss, graded_distillation_loss, kl_distillation_loss
+    from .losses import anchor_loss, contrastive_loss, graded_distillation_loss, kl_distillation_loss
     from .mining import mine
     from .pacing import SelfPacedSchedule
     from .recipes import Recipe
@@ -22,7 +22,7 @@ _HOME = {
     "batching": ("TaskBlockSampler",),
     "lm": ("FrozenLM", "LanguageModel", "Prompt"),
     "lm_server": ("ServerLM",),
-    "losses": ("contrastive_loss", "graded_distillation_loss", "kl_distillation_loss"),
+    "losses": ("anchor_loss", "contrastive_loss", "graded_distillation_loss", "kl_distillation_loss"),
     "mining": ("mine",),
     "pacing": ("SelfPacedSchedule",),
     "recipes": ("Recipe",),
@@ -43,6 +43,7 @@ __all__ = [
     "SelfPacedSchedule",
     "ServerLM",
     "TaskBlockSampler",
+    "anchor_loss",
     "contrastive_loss",
     "graded_distillation_loss",
     "kl_distillation_loss",

@@ -129,6 +129,39 @@ def contrastive_loss(scores: Tensor, positives: Tensor, own: Tensor, negatives: 
     return (loss.sum(dim=-1) / right.sum(dim=-1).clamp(min=1)).mean()
 
 
+def anchor_loss(vectors: Tensor, anchors: Tensor, weights: Tensor) -> Tensor:
+    """How far texts' vectors have gone from what another model makes of the same texts, in cosine distance.
+
+    Keeps what a model knew and no row of the training asks for, as Learning without Forgetting does with the outputs of
+    the old model (arXiv 1606.09282, section 3):
+
+        L = 1/n sum_i weights_i (1 - cos(vectors_i, anchors_i))
+
+    Args:
+        vectors: `[n, dim]`, unit vectors under training.
+        anchors: `[n, dim]`, unit vectors of the same texts, without gradients.
+        weights: `[n]`, at least 0; 0 lets a text go free.
+
+    Returns:
+        Scalar, between 0 and twice the mean weight.
+
+    Raises:
+        InputError: If shapes do not fit together.
+
+    Example:
+        >>> import torch
+        >>> before, now = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
+        >>> round(anchor_loss(now, before, torch.tensor([2.0])).item(), 4)
+        0.8
+    """
+    if vectors.shape != anchors.shape or weights.shape != vectors.shape[:1]:
+        raise InputError(
+            "Expected vectors and anchors [n, dim] and weights [n], got "
+            f"{list(vectors.shape)}, {list(anchors.shape)} and {list(weights.shape)}."
+        )
+    return (weights * (1 - (vectors.float() * anchors.float()).sum(dim=-1))).mean()
+
+
 #: The names that a recipe may give a weight to.
 LOSSES = ("graded", "kl", "contrastive")
 

@@ -119,7 +119,9 @@ def train(
         use_cpu=use_cpu,
         disable_tqdm=not progress,
     )
-    trainer = MultiTaskTrainer(encoder, tokenizer, rows, recipe, args, dev=dev, callbacks=[interrupt])
+    trainer = MultiTaskTrainer(
+        encoder, tokenizer, rows, recipe, args, dev=dev, callbacks=[interrupt], anchor=_anchor(recipe, start)
+    )
     resume = last_checkpoint(checkpoints)
     with interrupt.listening():
         if resume is None:
@@ -396,6 +398,24 @@ def _health(rows: Mapping[str, Dataset], recipe: Recipe) -> dict[str, dict[str, 
     return {
         name: reward_health(found, tau_reward=recipe.tau_reward).to_dict() for name, found in rewarded.items() if found
     }
+
+
+def _anchor(recipe: Recipe, start: checkpoint.Checkpoint) -> BiEncoder | None:
+    """The model that some task of the recipe is kept near, if any is.
+
+    Raises:
+        InputError: If it does not read texts as the starting weights do.
+    """
+    if not any(task.anchor for task in recipe.tasks.values()):
+        return None
+    found = start if recipe.anchor_model is None else checkpoint.find(recipe.anchor_model)
+    tokens = [AutoTokenizer.from_pretrained(c.folder, trust_remote_code=False).get_vocab() for c in (start, found)]
+    if tokens[0] != tokens[1] or start.dim != found.dim:
+        raise InputError(
+            f"anchor_model {found.name!r} must have the vocabulary and the dimensions ({start.dim}) of {start.name!r}; "
+            f"it has {found.dim} dimensions. Name the model that training starts from, or one of the same origin."
+        )
+    return BiEncoder.load(found, Temperature(recipe.tau), dropout=0)
 
 
 def _check_launch(state: PartialState) -> None:

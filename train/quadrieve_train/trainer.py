@@ -25,7 +25,7 @@ from .collating import Collator, DrawnRows, prefixes_of
 from .dev import DevSet
 from .encoder import BiEncoder, cached_backward, gather_rows
 from .errors import DivergedError
-from .losses import matryoshka, weighted_sum
+from .losses import anchor_loss, matryoshka, weighted_sum
 from .monitors import MONITORS, Figures, Monitor, effective_rank, mean_cosine
 from .pacing import SelfPacedSchedule
 from .recipes import PaceRecipe, Recipe
@@ -52,9 +52,10 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
         args: Output folder, devices and logging; `training_arguments` makes them of a recipe.
         dev: What each task is measured on.
         callbacks: Further callbacks.
+        anchor: The frozen model that tasks with an `anchor` in the recipe are kept near.
 
     Raises:
-        InputError: If a task has no rows, or no row has what its losses need.
+        InputError: If a task has no rows, no row has what its losses need, or an anchor is missing.
     """
 
     def __init__(
@@ -67,9 +68,13 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
         *,
         dev: Mapping[str, DevSet] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        anchor: BiEncoder | None = None,
     ) -> None:
         _check_rows(rows, recipe)
+        if anchor is None and any(recipe.tasks[task].anchor for task in rows):
+            raise InputError("A task has an anchor, and no model to be kept near was given (anchor=…).")
         self.recipe = recipe
+        self._anchor = None if anchor is None else anchor.eval().requires_grad_(False).to(args.device)
         self.task_rows = dict(rows)
         self.dev = dict(dev or {})
         self.tasks = tuple(self.task_rows)
@@ -165,6 +170,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
     def loss(self, vectors: Tensor, temperature: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """The batch's loss and, by task, sum of losses and number of queries `[tasks, 2]`.
 
+        The anchor is part of the first and not of the second: pacing follows what is learned, not what is kept.
+
         Args:
             vectors: `[n, dim]` in the order of the batch's groups.
             temperature: Scalar.
@@ -205,7 +212,21 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
                 parts.append(factors[number] * part * queries_of_task / count)
             return torch.stack(parts).sum()
 
-        return matryoshka(total, recipe.matryoshka)(queries, keys), noted
+        learned = matryoshka(total, recipe.matryoshka)(queries, keys)
+        return learned + self._anchor_loss(vectors, batch), noted
+
+    def _anchor_loss(self, vectors: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """What the texts of anchored tasks lose by leaving the anchor's vectors; `vectors` are in the batch's order."""
+        by_task = vectors.new_tensor([self.recipe.tasks[task].anchor for task in self.tasks])
+        of_query = by_task[batch["tasks"]]
+        if self._anchor is None or not bool(of_query.any()):
+            return vectors.new_zeros(())
+        own, of_key = batch["own"], vectors.new_zeros(len(vectors) - len(of_query))
+        present = own >= 0
+        of_key[own[present]] = of_query.unsqueeze(1).expand(own.shape)[present]
+        with torch.no_grad():
+            anchors = self._anchor(batch["groups"])[0][batch["order"]]
+        return anchor_loss(vectors, anchors, torch.cat([of_query, of_key]))
 
     def encode(self, task: str, texts: Sequence[str], side: str) -> NDArray[np.float32]:
         """Unit vectors of texts as they are now, without gradients."""

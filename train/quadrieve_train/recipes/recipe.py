@@ -53,6 +53,8 @@ class TaskRecipe:
         dev_keys: Dev candidates taken, positives among them; None for all.
         dev_labelled: Dev rows that the language model labels, to follow reward and answer quality.
         prefixes: Whether its texts get the task's prefixes; one task of several may go without.
+        anchor: Weight of `anchor_loss`, which keeps the vectors of its texts near those of the recipe's `anchor_model`,
+            so that training does not undo what that knew; 0 for none.
     """
 
     sources: tuple[str, ...]
@@ -71,6 +73,7 @@ class TaskRecipe:
     dev_keys: int | None = None
     dev_labelled: int = 0
     prefixes: bool = True
+    anchor: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Recipe:
         tasks: What each task learns from.
         model: The weights to start from, as `Embedder.load` takes them.
         revision: Of a hub id.
+        anchor_model: What tasks with an `anchor` are kept near, as `Embedder.load` takes it; None for `model`.
         lm: The frozen language model: a hub id, a folder, a `.gguf` file, `smollm2`, or the URL of a server.
         prefixes: `task` for each task's own, `none` for none (the ablation).
         mining: How hard negatives are found.
@@ -155,6 +159,7 @@ class Recipe:
     tasks: Mapping[str, TaskRecipe]
     model: str = "minilm"
     revision: str | None = None
+    anchor_model: str | None = None
     lm: str = "smollm2"
     prefixes: Literal["task", "none"] = "task"
     mining: MiningRecipe = field(default_factory=MiningRecipe)
@@ -214,6 +219,8 @@ class Recipe:
                     f"tasks.{name} has only losses that need rewards, and labelled is 0; give it a number, null for "
                     "all, or add a contrastive loss."
                 )
+            if task.anchor < 0:
+                raise InputError(f"tasks.{name}.anchor must be at least 0, got {task.anchor}.")
             if task.shares is not None and (self.batching != "source" or set(task.shares) != set(task.sources)):
                 raise InputError(
                     f"tasks.{name}.shares goes with batching: source and names each of {', '.join(task.sources)}; got "
