@@ -312,6 +312,16 @@ def test_a_task_with_an_anchor_stays_near_where_it_began_and_the_others_go_on(
     assert drift(anchored, tiny_encoder, "tool") > 0.01
 
 
+def test_what_an_anchor_was_trained_on_counts_as_read(data, recipe_of):
+    taught = pipeline.train(recipe_of(steps=1), data, data / "taught", use_cpu=True).folder
+    tasks = {"qa": {"sources": ["mute.jsonl"], "losses": {"contrastive": 1.0}, "anchor": 1.0}}
+    rows = [as_row(row) for row in pipeline.read_rows(data / "qa.jsonl")]
+    write_rows([replace(row, rewards=(), rewarded_by="", answers=()) for row in rows], data / "mute.jsonl")
+    held = recipe_of(tasks=tasks, steps=1, anchor_model=str(taught))
+    read = json.loads((pipeline.train(held, data, data / "held", use_cpu=True).folder / "training.json").read_text())
+    assert read["sources"] == ["mute.jsonl", "qa.jsonl", "tool.jsonl"]
+
+
 def test_an_anchor_is_a_model_that_reads_texts_alike(data, recipe_of):
     tasks = {"qa": {"sources": ["qa.jsonl"], "losses": {"contrastive": 1.0}, "anchor": 1.0}}
     with pytest.raises(InputError, match=r"anchor_model 'minilm' must have .* dimensions \(32\) of .*it has 384"):

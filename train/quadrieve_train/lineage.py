@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from quadrieve.checkpoint import RECIPE_FILE, TRAINING_FILE, Checkpoint
@@ -33,4 +34,11 @@ class Lineage:
     def then(self, recipe: Recipe) -> Lineage:
         """After one more training."""
         read = [source for task in recipe.tasks.values() for source in task.sources]
-        return Lineage(self.backbone, tuple(dict.fromkeys([*self.sources, *read])))
+        return self._with(read)
+
+    def beside(self, anchor: Lineage) -> Lineage:
+        """Held near another model, whose texts it so learns from too."""
+        return self._with(anchor.sources)
+
+    def _with(self, sources: Iterable[str]) -> Lineage:
+        return Lineage(self.backbone, tuple(dict.fromkeys([*self.sources, *sources])))

@@ -96,6 +96,7 @@ def train(
     _check_launch(state)
     work = work or out.with_name(out.name + ".work")
     start = checkpoint.find(recipe.model, revision=recipe.revision)
+    anchor = _anchor(recipe, start)
     _check_work(recipe, work, state)
     shown = progress and state.is_main_process
     rows, dev = prepare(recipe, data, work, mined=mined, rewards=rewards, lm=lm, progress=shown)
@@ -119,9 +120,8 @@ def train(
         use_cpu=use_cpu,
         disable_tqdm=not progress,
     )
-    trainer = MultiTaskTrainer(
-        encoder, tokenizer, rows, recipe, args, dev=dev, callbacks=[interrupt], anchor=_anchor(recipe, start)
-    )
+    held = None if anchor is None else BiEncoder.load(anchor, Temperature(recipe.tau), dropout=0)
+    trainer = MultiTaskTrainer(encoder, tokenizer, rows, recipe, args, dev=dev, callbacks=[interrupt], anchor=held)
     resume = last_checkpoint(checkpoints)
     with interrupt.listening():
         if resume is None:
@@ -142,7 +142,8 @@ def train(
         }
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)
         figures = {"before": before, "after": after}
-        export(trained, tokenizer, start, recipe, out, figures=figures, data=numbers, health=_health(rows, recipe))
+        health = _health(rows, recipe)
+        export(trained, tokenizer, start, recipe, out, figures=figures, data=numbers, health=health, anchor=anchor)
     state.wait_for_everyone()
     return Trained(out, before, after, tuple(trainer.state.log_history))
 
@@ -400,8 +401,8 @@ def _health(rows: Mapping[str, Dataset], recipe: Recipe) -> dict[str, dict[str, 
     }
 
 
-def _anchor(recipe: Recipe, start: checkpoint.Checkpoint) -> BiEncoder | None:
-    """The model that some task of the recipe is kept near, if any is.
+def _anchor(recipe: Recipe, start: checkpoint.Checkpoint) -> checkpoint.Checkpoint | None:
+    """The model that some task of the recipe is held near, if any is.
 
     Raises:
         InputError: If it does not read texts as the starting weights do.
@@ -415,7 +416,7 @@ def _anchor(recipe: Recipe, start: checkpoint.Checkpoint) -> BiEncoder | None:
             f"anchor_model {found.name!r} must have the vocabulary and the dimensions ({start.dim}) of {start.name!r}; "
             f"it has {found.dim} dimensions. Name the model that training starts from, or one of the same origin."
         )
-    return BiEncoder.load(found, Temperature(recipe.tau), dropout=0)
+    return found
 
 
 def _check_launch(state: PartialState) -> None:
