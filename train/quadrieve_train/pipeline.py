@@ -409,7 +409,9 @@ def _anchor(recipe: Recipe, start: checkpoint.Checkpoint) -> checkpoint.Checkpoi
     """
     if not any(task.anchor for task in recipe.tasks.values()):
         return None
-    found = start if recipe.anchor_model is None else checkpoint.find(recipe.anchor_model)
+    if recipe.anchor_model is None:
+        return start
+    found = checkpoint.find(recipe.anchor_model)
     tokens = [AutoTokenizer.from_pretrained(c.folder, trust_remote_code=False).get_vocab() for c in (start, found)]
     if tokens[0] != tokens[1] or start.dim != found.dim:
         raise InputError(

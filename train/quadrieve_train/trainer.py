@@ -217,9 +217,11 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
 
     def _anchor_loss(self, vectors: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """What the texts of anchored tasks lose by leaving the anchor's vectors; `vectors` are in the batch's order."""
+        if self._anchor is None:
+            return vectors.new_zeros(())
         by_task = vectors.new_tensor([self.recipe.tasks[task].anchor for task in self.tasks])
         of_query = by_task[batch["tasks"]]
-        if self._anchor is None or not bool(of_query.any()):
+        if not bool(of_query.any()):
             return vectors.new_zeros(())
         own, of_key = batch["own"], vectors.new_zeros(len(vectors) - len(of_query))
         present = own >= 0
