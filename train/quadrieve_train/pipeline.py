@@ -411,7 +411,7 @@ def _anchor(recipe: Recipe, start: checkpoint.Checkpoint) -> checkpoint.Checkpoi
         return None
     if recipe.anchor_model is None:
         return start
-    found = checkpoint.find(recipe.anchor_model)
+    found = checkpoint.find(recipe.anchor_model, revision=recipe.anchor_revision)
     tokens = [AutoTokenizer.from_pretrained(c.folder, trust_remote_code=False).get_vocab() for c in (start, found)]
     if tokens[0] != tokens[1] or start.dim != found.dim:
         raise InputError(

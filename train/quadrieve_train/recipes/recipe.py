@@ -111,6 +111,7 @@ class Recipe:
         model: The weights to start from, as `Embedder.load` takes them.
         revision: Of a hub id.
         anchor_model: What tasks with an `anchor` are kept near, as `Embedder.load` takes it; None for `model`.
+        anchor_revision: Of a hub id.
         lm: The frozen language model: a hub id, a folder, a `.gguf` file, `smollm2`, or the URL of a server.
         prefixes: `task` for each task's own, `none` for none (the ablation).
         mining: How hard negatives are found.
@@ -160,6 +161,7 @@ class Recipe:
     model: str = "minilm"
     revision: str | None = None
     anchor_model: str | None = None
+    anchor_revision: str | None = None
     lm: str = "smollm2"
     prefixes: Literal["task", "none"] = "task"
     mining: MiningRecipe = field(default_factory=MiningRecipe)
@@ -226,6 +228,8 @@ class Recipe:
                     f"tasks.{name}.shares goes with batching: source and names each of {', '.join(task.sources)}; got "
                     f"{dict(task.shares)} with batching: {self.batching}."
                 )
+        if self.anchor_revision is not None and self.anchor_model is None:
+            raise InputError(f"anchor_revision {self.anchor_revision!r} is of the anchor_model, and none is named.")
         for key in (*self.monitors, *self.stop_on):
             if key not in MONITORS:
                 raise InputError(f"Unknown monitor {key!r}; the monitors are {', '.join(MONITORS)}.")
