@@ -326,8 +326,8 @@ def test_an_anchor_is_a_model_that_reads_texts_alike(data, recipe_of):
     tasks = {"qa": {"sources": ["qa.jsonl"], "losses": {"contrastive": 1.0}, "anchor": 1.0}}
     with pytest.raises(InputError, match=r"anchor_model 'minilm' must have .* dimensions \(32\) of .*it has 384"):
         pipeline.train(recipe_of(tasks=tasks, anchor_model="minilm"), data, data / "refused", use_cpu=True)
+    pinned = recipe_of(tasks=tasks, anchor_model="minilm", anchor_revision="v1")
     with pytest.raises(InputError, match="revision='v1' goes with a hub id"):
-        pinned = recipe_of(tasks=tasks, anchor_model="minilm", anchor_revision="v1")
         pipeline.train(pinned, data, data / "refused", use_cpu=True)
 
 
