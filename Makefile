@@ -34,7 +34,7 @@ define ROUND
 endef
 release: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the training sets: make release DATA=..." >&2; exit 1; }
-	$(call ROUND,release,--share 1.0 --out runs/release)
+	$(call ROUND,release,--out runs/release)
 	$(call ROUND,release-hard,--start runs/release --share 0.7 \
 		--word-rate qa=0.01 --word-rate tool=0.01 --name quadrieve --out core/quadrieve/released)
 
