@@ -106,6 +106,22 @@ def test_what_is_no_store_is_refused_and_left_alone(embedder: Embedder, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt"]
 
 
+def test_what_was_killed_before_it_was_a_store_becomes_one(
+    embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            KnowledgeBase.open(tmp_path, embedder=embedder)
+    assert not (tmp_path / "quadrieve.json").exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    with KnowledgeBase.open(tmp_path, embedder=embedder) as kb:
+        assert kb.count() == 0
+
+
 def test_a_newer_store_is_refused(embedder: Embedder, tmp_path: Path) -> None:
     (tmp_path / "quadrieve.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(StoreError, match="store format 99, this version reads 1"):

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -49,7 +50,7 @@ class IndexFolder:
                 f"`chroma run --path {self.generation()}` and 'http://localhost:8000' as location."
             ) from None
         owner = {"pid": os.getpid(), "host": socket.gethostname()}
-        _write(self.path / _OWNER, json.dumps(owner))
+        write_whole(self.path / _OWNER, json.dumps(owner))
         self.sweep()
 
     def release(self) -> None:
@@ -72,12 +73,12 @@ class IndexFolder:
         if folder.exists() and not (begun.exists() and begun.read_text(encoding="utf-8") == target):
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
-        _write(begun, target)
+        write_whole(begun, target)
         return folder
 
     def switch(self) -> None:
         """Make the next generation count, from one moment to the next."""
-        _write(self.path / _CURRENT, str(self._current() + 1))
+        write_whole(self.path / _CURRENT, str(self._current() + 1))
 
     def sweep(self) -> None:
         """Remove generations that no longer count, one that a process left behind when it died among them."""
@@ -105,9 +106,9 @@ class IndexFolder:
             return "(just starting)"
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace a file's content from one moment to the next."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file's content from one moment to the next; a kill may leave a file that `is_staged`."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     with open(staged, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -118,3 +119,8 @@ def _write(path: Path, text: str) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def is_staged(path: Path, name: str) -> bool:
+    """Whether a file is what `write_whole` left of the file `name` when it was killed."""
+    return path.name.startswith(f".{name}.")

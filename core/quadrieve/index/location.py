@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from ..errors import InputError, ServerError, StoreError
 from ..roles import Role
+from .folder import is_staged, write_whole
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -51,7 +52,7 @@ def as_folder(location: Location) -> Path | None:
     root.mkdir(parents=True, exist_ok=True)
     marker = root / MARKER
     if not marker.exists():
-        marker.write_text(json.dumps({"format": FORMAT}) + "\n", encoding="utf-8")
+        write_whole(marker, json.dumps({"format": FORMAT}) + "\n")
     return root
 
 
@@ -136,7 +137,7 @@ def check_store(root: Path) -> None:
         raise StoreError(f"{str(root)!r} is a file; a store is a folder, so name another.")
     marker = root / MARKER
     if not marker.exists():
-        if any(root.iterdir()):
+        if not all(is_staged(entry, MARKER) for entry in root.iterdir()):
             raise StoreError(
                 f"{str(root)!r} is not a quadrieve store: it holds other files and no {MARKER}; "
                 "name an empty or new folder."
