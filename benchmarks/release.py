@@ -109,9 +109,12 @@ class Figures:
 
     def reading(self, system: str, name: str) -> Values:
         """What the language model makes of what was found."""
-        return self._kept(
-            f"{system}.{name}.reading.{self._keys.get(name)}.{self._lm_queries}", lambda: self._read(system, name)
-        )
+        limit = self._read_of(name)
+        return self._kept(f"{system}.{name}.reading.{self._keys.get(name)}.{limit}", lambda: self._read(system, name))
+
+    def _read_of(self, name: str) -> int | None:
+        """How many queries the language model reads: a reply is scored and not written, so all of a memory set."""
+        return None if self.set(name).role is Role.MEMORY else self._lm_queries
 
     def _kept(self, name: str, make: Callable[[], Values]) -> Values:
         file = self._folder / "figures" / f"{name}.json"
@@ -137,7 +140,7 @@ class Figures:
         if self._reader is None:
             self._reader = Reader(open_lm("smollm2", max_length=1536), RewardStore(self._folder / "reading"))
         evaluated = self.set(name)
-        places = spread(len(evaluated.queries), self._lm_queries)
+        places = spread(len(evaluated.queries), self._read_of(name))
         part = replace(evaluated, queries=tuple(evaluated.queries[i] for i in places))
         found = self._reader.read(part, self._rank(system, part), READING[name][0])
         if evaluated.role in (Role.EXAMPLE, Role.KNOWLEDGE):
@@ -259,7 +262,7 @@ def main() -> None:
     parser.add_argument(
         "--keys", nargs="*", default=[], help="SET=N: so many texts of its corpus, drawn at random, gold among them"
     )
-    parser.add_argument("--lm-queries", type=int, default=100, help="of each set; 0 reads nothing")
+    parser.add_argument("--lm-queries", type=int, default=100, help="of each set that is answered; 0 reads nothing")
     parser.add_argument("--models", nargs="*", help="train and measure these alone, such as one-1 qa-1; no tables")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()

@@ -148,6 +148,19 @@ def test_the_hybrid_shows_neither_the_future_nor_another_conversation():
     assert (set(first), set(second)) == ({"a0", "a1"}, {"b0"})
 
 
+@settings(max_examples=40, deadline=None)
+@given(conversations())
+def test_all_conversations_are_encoded_in_one_call_and_each_text_finds_its_own_vector(evaluated):
+    numbered = tuple(f"tea {place}" for place in range(len(evaluated.collection.ids)))
+    evaluated = replace(evaluated, collection=replace(evaluated.collection, texts=numbered))
+    view = Numbered()
+    rankings = systems.dense(view)(evaluated)
+    assert view.calls == 1
+    row = dict(zip(evaluated.collection.ids, range(len(numbered)), strict=True))
+    for ranking in rankings:
+        assert [row[found] for found in ranking] == sorted((row[found] for found in ranking), reverse=True)
+
+
 class Constant:
     """Gives every text the same vector."""
 
@@ -160,6 +173,16 @@ class Constant:
         return np.ones((len(texts), 1), dtype=np.float32)
 
     embed_queries = embed_keys
+
+
+class Numbered(Constant):
+    """A text's vector is the number that it ends with, a query's is one; calls for texts are counted."""
+
+    calls = 0
+
+    def embed_keys(self, texts):
+        self.calls += 1
+        return np.array([[float(text.split()[-1])] for text in texts], dtype=np.float32).reshape(-1, 1)
 
 
 def test_a_training_query_is_refused_unless_it_asks_about_other_texts(collection_folder):

@@ -68,10 +68,9 @@ def dense(view: ViewLike) -> System:
     """The cosines of a model."""
 
     def rank(evaluated: EvalSet) -> Rankings:
-        vectors: dict[str | None, tuple[Columns, NDArray[np.float32]]] = {}
-        for conversation in evaluated.conversations:
-            rows = evaluated.scope(conversation)
-            vectors[conversation] = rows, view.embed_keys([evaluated.collection.texts[i] for i in rows])
+        scopes = {conversation: evaluated.scope(conversation) for conversation in evaluated.conversations}
+        all_rows, encoded = _encoded(view, evaluated)
+        vectors = {who: (scope, encoded[np.searchsorted(all_rows, scope)]) for who, scope in scopes.items()}
         queries = view.embed_queries([query.text for query in evaluated.queries])
         return [
             _best(evaluated, query, rows, keys @ vector)
@@ -87,10 +86,9 @@ def hybrid(view: ViewLike) -> System:
 
     def rank(evaluated: EvalSet) -> Rankings:
         collection = evaluated.collection
-        rows = [i for conversation in evaluated.conversations for i in evaluated.scope(conversation).tolist()]
-        vectors = view.embed_keys([collection.texts[i] for i in rows])
+        rows, vectors = _encoded(view, evaluated)
         records = []
-        for i, vector in zip(rows, vectors, strict=True):
+        for i, vector in zip(rows.tolist(), vectors, strict=True):
             conversation, turn = collection.places[i] if collection.places else (None, 0)
             namespace = () if conversation is None else (conversation,)
             records.append(
@@ -112,6 +110,13 @@ def hybrid(view: ViewLike) -> System:
             ]
 
     return rank
+
+
+def _encoded(view: ViewLike, evaluated: EvalSet) -> tuple[Columns, NDArray[np.float32]]:
+    """The rows that queries may find, in order, and their vectors: one call, whatever number of conversations."""
+    scopes = [evaluated.scope(conversation) for conversation in evaluated.conversations]
+    rows = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *scopes]))
+    return rows, view.embed_keys([evaluated.collection.texts[i] for i in rows])
 
 
 def within_task(rankings: Sequence[Sequence[str]], evaluated: EvalSet, task_of: Mapping[str, str]) -> Rankings:
