@@ -19,7 +19,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +130,15 @@ def _ndcg(queries: Sequence[_Query], rankings: Sequence[Sequence[str]]) -> float
 
 
 def _by_rate(
-    rows: list[dict[str, Any]], queries: list[_Query], view: ViewLike, role: Role, rates: Sequence[float]
+    rows: list[dict[str, Any]], queries: list[_Query], view: ViewLike, role: Role, fusions: Sequence[Fusion]
 ) -> dict[str, float]:
     """NDCG@10 by meaning, by words, and of the hybrid search at each rate."""
     view.embed_queries([query.text for query in queries])
     with _index(rows, view, role) as index:
         found = {mode: _ndcg(queries, list(map(_through(index, mode, K), queries))) for mode in ("dense", "lexical")}
-        for rate in rates:
-            index.fusion = Fusion(rate=rate)
-            found[f"{rate:g}"] = _ndcg(queries, list(map(_through(index, "hybrid", K), queries)))
+        for fusion in fusions:
+            index.fusion = fusion
+            found[f"{fusion.rate:g}"] = _ndcg(queries, list(map(_through(index, "hybrid", K), queries)))
     return {"queries": len(queries)} | found
 
 
@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("--model", default="minilm", help="what embeds")
     parser.add_argument("--split", default="test", help="whose queries")
     parser.add_argument("--rates", type=float, nargs="*", help="measure the hybrid search at these rates, and no more")
+    parser.add_argument("--no-names", action="store_true", help="with --rates, without the rewards for exact names")
     parser.add_argument("--queries", type=int, default=300, help="of each set")
     parser.add_argument("--passages", type=int, default=50_000, help="among which a name is to be found; 0 for none")
     parser.add_argument("--cache", type=Path, help="folder to keep vectors in")
@@ -239,6 +240,7 @@ def _measure(args: argparse.Namespace, cache: VectorCache) -> dict[str, Any]:
     """Print the tables that were asked for."""
     embedder = Embedder.load(args.model)
     report: dict[str, Any] = {"sets": {}}
+    start = Fusion(lead=0.0, named=0.0) if args.no_names else Fusion()
     print(f"NDCG@{K}, {embedder.name}, {args.split} queries\n")
     columns = ("dense", "lexical", *(f"{rate:g}" for rate in args.rates)) if args.rates else SYSTEMS
     heads = columns if args.rates else (*columns, "gain")
@@ -252,7 +254,7 @@ def _measure(args: argparse.Namespace, cache: VectorCache) -> dict[str, Any]:
         role = Role(json.loads((folder / "info.json").read_text(encoding="utf-8"))["role"])
         view = CachedView(embedder.view(role), cache)
         if args.rates:
-            row = _by_rate(rows, queries, view, role, args.rates)
+            row = _by_rate(rows, queries, view, role, [replace(start, rate=rate) for rate in args.rates])
         else:
             row = _quality(rows, queries, view, role)
             row["gain"] = row["hybrid"] - max(row["dense"], row["BM25"])
