@@ -230,6 +230,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder to keep vectors in")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
+    if args.no_names and not args.rates:
+        parser.error("--no-names goes with --rates")
     with tempfile.TemporaryDirectory() as unkept, closing(VectorCache(args.cache or Path(unkept))) as cache:
         report = _measure(args, cache)
     if args.json:

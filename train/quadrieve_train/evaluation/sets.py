@@ -53,6 +53,11 @@ class EvalSet:
         """Rows of the corpus that belong to a conversation, or all where there are none."""
         return self._scopes.get(conversation if self.collection.places is not None else None, _NO_ROWS)
 
+    @cached_property
+    def findable(self) -> Columns:
+        """Rows of the corpus that some query may find: those of its conversation, in order."""
+        return np.unique(np.concatenate([_NO_ROWS, *map(self.scope, self.conversations)]))
+
     def visible(self, query: Query) -> Columns:
         """Rows of the corpus that a query may find: in a conversation, only what was said before it."""
         rows, places = self.scope(query.conversation), self.collection.places

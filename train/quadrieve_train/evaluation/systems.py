@@ -68,14 +68,15 @@ def dense(view: ViewLike) -> System:
     """The cosines of a model."""
 
     def rank(evaluated: EvalSet) -> Rankings:
-        scopes = {conversation: evaluated.scope(conversation) for conversation in evaluated.conversations}
-        all_rows, encoded = _encoded(view, evaluated)
-        vectors = {who: (scope, encoded[np.searchsorted(all_rows, scope)]) for who, scope in scopes.items()}
+        encoded = _encoded(view, evaluated)
+        keys = {
+            conversation: encoded[np.searchsorted(evaluated.findable, evaluated.scope(conversation))]
+            for conversation in evaluated.conversations
+        }
         queries = view.embed_queries([query.text for query in evaluated.queries])
         return [
-            _best(evaluated, query, rows, keys @ vector)
+            _best(evaluated, query, evaluated.scope(query.conversation), keys[query.conversation] @ vector)
             for query, vector in zip(evaluated.queries, queries, strict=True)
-            for rows, keys in [vectors[query.conversation]]
         ]
 
     return rank
@@ -86,9 +87,8 @@ def hybrid(view: ViewLike) -> System:
 
     def rank(evaluated: EvalSet) -> Rankings:
         collection = evaluated.collection
-        rows, vectors = _encoded(view, evaluated)
         records = []
-        for i, vector in zip(rows.tolist(), vectors, strict=True):
+        for i, vector in zip(evaluated.findable.tolist(), _encoded(view, evaluated), strict=True):
             conversation, turn = collection.places[i] if collection.places else (None, 0)
             namespace = () if conversation is None else (conversation,)
             records.append(
@@ -112,11 +112,9 @@ def hybrid(view: ViewLike) -> System:
     return rank
 
 
-def _encoded(view: ViewLike, evaluated: EvalSet) -> tuple[Columns, NDArray[np.float32]]:
-    """The rows that queries may find, in order, and their vectors: one call, whatever number of conversations."""
-    scopes = [evaluated.scope(conversation) for conversation in evaluated.conversations]
-    rows = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *scopes]))
-    return rows, view.embed_keys([evaluated.collection.texts[i] for i in rows])
+def _encoded(view: ViewLike, evaluated: EvalSet) -> NDArray[np.float32]:
+    """Vectors of the rows that some query may find: one call, whatever the number of conversations."""
+    return view.embed_keys([evaluated.collection.texts[i] for i in evaluated.findable])
 
 
 def within_task(rankings: Sequence[Sequence[str]], evaluated: EvalSet, task_of: Mapping[str, str]) -> Rankings:
