@@ -25,18 +25,19 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 
-# From rows to the weights that ship: two rounds, each three runs of a recipe and their mean.
+# From rows to the weights that ship: three rounds, each a few runs of a recipe and their mean.
 SEEDS := 1 2 3
 define ROUND
-	for seed in $(SEEDS); do $(BIN)/quadrieve train $(1) --data $(DATA) --out runs/$(1)-$$seed \
+	for seed in $(2); do $(BIN)/quadrieve train $(1) --data $(DATA) --out runs/$(1)-$$seed \
 		--mined runs/mined-$(1) --rewards runs/rewards --seed $$seed --cpu || exit; done
-	$(BIN)/quadrieve shrink $(SEEDS:%=runs/$(1)-%) $(2)
+	$(BIN)/quadrieve shrink $(2:%=runs/$(1)-%) $(3) --word-rate qa=0.01 --word-rate tool=0.01
 endef
 release: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the training sets: make release DATA=..." >&2; exit 1; }
-	$(call ROUND,release,--out runs/release)
-	$(call ROUND,release-hard,--start runs/release --share 0.7 \
-		--word-rate qa=0.01 --word-rate tool=0.01 --name quadrieve --out core/quadrieve/released)
+	$(call ROUND,release,$(SEEDS),--out runs/release)
+	$(call ROUND,release-hard,$(SEEDS),--start runs/release --share 0.7 --out runs/release-hard)
+	$(call ROUND,release-final,$(SEEDS) 4,--start runs/release-hard --share 0.7 --name quadrieve \
+		--out core/quadrieve/released)
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "quadrieve needs Python 3.11 or newer; install it or pass PYTHON=/path/to/python" >&2; exit 1; }
