@@ -85,6 +85,21 @@ def test_samples_are_the_same_for_a_seed_and_stop_where_told(lm):
         lm.sample(prompt, 0, seed=1)
 
 
+def test_a_continuation_ends_at_any_special_token_so_that_it_can_be_scored(lm):
+    special = lm.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert special != lm.tokenizer.eos_token_id
+
+    def likeliest(module, args, kwargs, output):
+        output.logits[..., special] = 1e4
+        return output
+
+    hook = lm.model.register_forward_hook(likeliest, with_kwargs=True)
+    try:
+        assert lm.sample("An animal:", 2, seed=1, max_new_tokens=4) == ["", ""]
+    finally:
+        hook.remove()
+
+
 def test_a_chat_template_goes_around_the_prompt_once(lm):
     wrapped = lm.chat(Prompt("Knowledge:\n", "fact", "\n\nQ?"))
     expected = lm.tokenizer.apply_chat_template(

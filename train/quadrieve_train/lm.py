@@ -484,7 +484,8 @@ def _until(text: str, stop: Sequence[str]) -> tuple[str, bool]:
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
     ends = configured if isinstance(configured, list) else [configured]
-    return {end for end in (*ends, tokenizer.eos_token_id) if end is not None}
+    # No special token is text: a model that draws one has ended, whatever it is for, and its name could not be scored.
+    return {end for end in (*ends, *tokenizer.all_special_ids) if end is not None}
 
 
 def _find(model: str | os.PathLike[str] | None, gguf_file: str | None) -> tuple[str, str | None, str, str | None]:

@@ -1,4 +1,4 @@
-"""What a training run does, and the recipes that come with the package: `paper`, `cpu` and the three rounds of `release`."""
+"""What a training run does, and the recipes that come with the package: `paper`, `cpu` and the rounds of `release`."""
 
 from .recipe import MiningRecipe, PaceRecipe, Recipe, RewardRecipe, TaskRecipe
 
