@@ -19,7 +19,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -224,14 +224,11 @@ def main() -> None:
     parser.add_argument("--model", default="minilm", help="what embeds")
     parser.add_argument("--split", default="test", help="whose queries")
     parser.add_argument("--rates", type=float, nargs="*", help="measure the hybrid search at these rates, and no more")
-    parser.add_argument("--no-names", action="store_true", help="with --rates, without the rewards for exact names")
     parser.add_argument("--queries", type=int, default=300, help="of each set")
     parser.add_argument("--passages", type=int, default=50_000, help="among which a name is to be found; 0 for none")
     parser.add_argument("--cache", type=Path, help="folder to keep vectors in")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    if args.no_names and not args.rates:
-        parser.error("--no-names goes with --rates")
     with tempfile.TemporaryDirectory() as unkept, closing(VectorCache(args.cache or Path(unkept))) as cache:
         report = _measure(args, cache)
     if args.json:
@@ -242,7 +239,6 @@ def _measure(args: argparse.Namespace, cache: VectorCache) -> dict[str, Any]:
     """Print the tables that were asked for."""
     embedder = Embedder.load(args.model)
     report: dict[str, Any] = {"sets": {}}
-    start = Fusion(lead=0.0, named=0.0) if args.no_names else Fusion()
     print(f"NDCG@{K}, {embedder.name}, {args.split} queries\n")
     columns = ("dense", "lexical", *(f"{rate:g}" for rate in args.rates)) if args.rates else SYSTEMS
     heads = columns if args.rates else (*columns, "gain")
@@ -256,7 +252,7 @@ def _measure(args: argparse.Namespace, cache: VectorCache) -> dict[str, Any]:
         role = Role(json.loads((folder / "info.json").read_text(encoding="utf-8"))["role"])
         view = CachedView(embedder.view(role), cache)
         if args.rates:
-            row = _by_rate(rows, queries, view, role, [replace(start, rate=rate) for rate in args.rates])
+            row = _by_rate(rows, queries, view, role, [Fusion(rate=rate) for rate in args.rates])
         else:
             row = _quality(rows, queries, view, role)
             row["gain"] = row["hybrid"] - max(row["dense"], row["BM25"])

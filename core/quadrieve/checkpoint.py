@@ -85,7 +85,7 @@ class Checkpoint:
         dim: Length of a vector.
         max_length: Tokens that a text may have, special tokens and prefix included.
         prompts: Prefixes by `{task}_query` and `{task}_key`; empty for weights trained without prefixes.
-        word_rates: By task, what a unit of BM25 is worth in cosines of these weights; see `Fusion`.
+        word_rates: By task, what a unit of BM25 is worth beside these weights; see `Fusion.rate`.
     """
 
     name: str

@@ -101,7 +101,7 @@ class RoleView:
 
     @property
     def word_rate(self) -> float | None:
-        """What a unit of BM25 is worth in cosines of this view, where its model says; see `Fusion`."""
+        """What a unit of BM25 is worth beside this view, where its model says; see `Fusion.rate`."""
         return self.embedder.checkpoint.word_rates.get(self.task.name)
 
     def explain(self, text: str, side: Side = "query") -> str:
