@@ -30,7 +30,8 @@ SEEDS := 1 2 3
 define ROUND
 	for seed in $(2); do $(BIN)/quadrieve train $(1) --data $(DATA) --out runs/$(1)-$$seed \
 		--mined runs/mined-$(1) --rewards runs/rewards --seed $$seed --cpu || exit; done
-	$(BIN)/quadrieve shrink $(2:%=runs/$(1)-%) $(3) --word-rate qa=0.006 --word-rate chat=0.008 --word-rate tool=0.004
+	$(BIN)/quadrieve shrink $(2:%=runs/$(1)-%) $(3) --word-rate qa=0.006 --word-rate chat=0.008 --word-rate icl=0.002 \
+		--word-rate tool=0.004
 endef
 release: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the training sets: make release DATA=..." >&2; exit 1; }

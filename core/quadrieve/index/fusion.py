@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..embedder import Vectors, ViewLike
+from ..roles import Role
 
 Scores = NDArray[np.float64]
 
@@ -38,12 +39,6 @@ class Fusion:
     most: float = 0.7
     lead: float = 0.15
     named: float = 6.0
-
-    @classmethod
-    def of(cls, view: ViewLike) -> Fusion:
-        """What suits a view: the rate that its model was given, else the default."""
-        rate: float | None = getattr(view, "word_rate", None)  # views of others, an API client's say, have none
-        return cls() if rate is None else cls(rate=rate)
 
     def scores(self, cosines: Scores, bm25: Scores, named: Scores, *, whole: float, cut: bool) -> Scores:
         """One score from the two that each candidate of two rankings has.
@@ -77,6 +72,21 @@ class Fusion:
         second = float(np.delete(bm25, best).max(initial=0.0))
         fused[best] += self.lead * min(1.0, (float(bm25[best]) - second) / max(whole, 1e-9))
         return fused
+
+
+def fusion_of(role: Role, view: ViewLike) -> Fusion:
+    """What suits a role under a view: the rate that its model was given, else one for the role.
+
+    Example:
+        >>> from quadrieve import Embedder
+        >>> view = Embedder.load("minilm").view("icl")  # says nothing, and solved examples are alike in kind, not words
+        >>> fusion_of(Role.EXAMPLE, view).rate < fusion_of(Role.KNOWLEDGE, view).rate
+        True
+    """
+    rate: float | None = getattr(view, "word_rate", None)  # views of others, an API client's say, have none
+    if rate is not None:
+        return Fusion(rate=rate)
+    return Fusion(rate=0.004) if role is Role.EXAMPLE else Fusion()
 
 
 def diversify(relevance: Scores, vectors: Vectors, k: int, diversity: float) -> list[int]:

@@ -14,7 +14,7 @@ from ..errors import FingerprintError, InputError, StoreError
 from ..roles import Role
 from .embedded import EmbeddedRecords
 from .filters import Filter, all_of, in_namespace
-from .fusion import Fusion, diversify
+from .fusion import Fusion, diversify, fusion_of
 from .location import Location, as_folder, collection_name, connect
 from .ranking import Candidate, Embed, Mode, Query, RecordStore
 from .records import Hit, Namespace, Record, content_hash
@@ -43,9 +43,12 @@ class Index:
         'a'
     """
 
-    def __init__(self, records: RecordStore, view: ViewLike, *, on_long: OnLong = "warn") -> None:
+    def __init__(
+        self, records: RecordStore, view: ViewLike, *, role: Role = Role.KNOWLEDGE, on_long: OnLong = "warn"
+    ) -> None:
         self._records = records
         self.view = view
+        self._role = role
         self._fusion: Fusion | None = None
         self._on_long = on_long
         self._closed = False
@@ -78,12 +81,12 @@ class Index:
             records = EmbeddedRecords.in_folder(folder / collection, collection, view)
         else:
             records = ServedRecords.open(connect(location), collection, view)
-        return cls(records, view, on_long=on_long)
+        return cls(records, view, role=role, on_long=on_long)
 
     @property
     def fusion(self) -> Fusion:
-        """How much words count in the mode `hybrid`: what suits the model, unless you set another."""
-        return self._fusion or Fusion.of(self.view)
+        """How much words count in the mode `hybrid`: what suits role and model, unless you set another."""
+        return self._fusion or fusion_of(self._role, self.view)
 
     @fusion.setter
     def fusion(self, fusion: Fusion) -> None:
