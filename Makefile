@@ -30,14 +30,14 @@ SEEDS := 1 2 3
 define ROUND
 	for seed in $(2); do $(BIN)/quadrieve train $(1) --data $(DATA) --out runs/$(1)-$$seed \
 		--mined runs/mined-$(1) --rewards runs/rewards --seed $$seed --cpu || exit; done
-	$(BIN)/quadrieve shrink $(2:%=runs/$(1)-%) $(3) --word-rate qa=0.006 --word-rate chat=0.008 --word-rate icl=0.002 \
-		--word-rate tool=0.004
+	$(BIN)/quadrieve shrink $(2:%=runs/$(1)-%) $(3)
 endef
 release: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the training sets: make release DATA=..." >&2; exit 1; }
 	$(call ROUND,release,$(SEEDS),--out runs/release)
 	$(call ROUND,release-hard,$(SEEDS),--start runs/release --share 0.7 --out runs/release-hard)
 	$(call ROUND,release-final,$(SEEDS) 4,--start runs/release-hard --share 0.7 --name quadrieve \
+		--word-rate qa=0.006 --word-rate chat=0.008 --word-rate icl=0.002 --word-rate tool=0.004 \
 		--out core/quadrieve/released)
 
 $(BIN)/python:

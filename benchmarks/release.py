@@ -57,6 +57,8 @@ READING = {
 FIRST = 400
 #: The packaged default.
 RELEASED = "quadrieve"
+#: Its search by meaning and words.
+HYBRID = "quadrieve:hybrid"
 #: Rank that changes are cut to, as `quadrieve shrink` does.
 RANK = 128
 Values = dict[str, list[float]]
@@ -215,6 +217,23 @@ def tools_table(figures: Figures, columns: Sequence[str]) -> dict[str, Any]:
     return report
 
 
+def hybrid_table(figures: Figures) -> dict[str, Any]:
+    """The search by meaning and words beside the better of its two rankers."""
+    report: dict[str, Any] = {}
+    print(row("test set", "the better alone", "is", "together", "difference"))
+    print(row(*["---"] * 5))
+    for task, names in SETS.items():
+        for name in names:
+            both = figures.retrieval(HYBRID, name).get(METRIC[task])
+            if both:
+                alone = {system: figures.retrieval(system, name)[METRIC[task]] for system in (RELEASED, "BM25")}
+                better = max(alone, key=lambda system: statistics.mean(alone[system]))
+                report[name] = found = compared([both], alone[better]) | {"better": better}
+                cells = f"{found['other']:.3f}", f"{found['mean']:.3f}", signed(found["difference"])
+                print(row(name, better, *cells))
+    return report
+
+
 def specialists_table(figures: Figures, seeds: Sequence[int]) -> dict[str, Any]:
     """The model beside the specialist of each role."""
     report: dict[str, Any] = {}
@@ -285,6 +304,9 @@ def main() -> None:
     report = {"retrieval": retrieval_table(figures, columns)}
     print(f"\nTools, mean {METRIC['tool']} of the three sets\n")
     report["tools"] = tools_table(figures, columns)
+    if HYBRID in args.also:
+        print("\nBy meaning and words, beside the better of the two\n")
+        report["hybrid"] = hybrid_table(figures)
     if args.specialists:
         print("\nBeside four specialists\n")
         report["specialists"] = specialists_table(figures, args.specialists)
