@@ -119,7 +119,7 @@ class Figures:
         return None if self.set(name).role is Role.MEMORY else self._lm_queries
 
     def _kept(self, name: str, make: Callable[[], Values]) -> Values:
-        file = self._folder / "figures" / f"{name}.json"
+        file = self._folder / "figures" / f"{name.replace('/', '-')}.json"
         if not file.is_file():
             file.parent.mkdir(exist_ok=True)
             print(f"measuring {name}", file=sys.stderr, flush=True)
@@ -277,7 +277,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where models and figures are kept")
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="single runs of the recipe, to train and show")
     parser.add_argument("--specialists", type=int, nargs="*", default=[], help="seeds of one-role runs, likewise")
-    parser.add_argument("--also", nargs="*", default=[], help="further models, such as quadrieve:hybrid one-1:full")
+    parser.add_argument(
+        "--also", nargs="*", default=[], help="further models, such as quadrieve:hybrid one-1:full runs/x"
+    )
     parser.add_argument(
         "--keys", nargs="*", default=[], help="SET=N: so many texts of its corpus, drawn at random, gold among them"
     )
