@@ -36,7 +36,7 @@ release: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the training sets: make release DATA=..." >&2; exit 1; }
 	$(call ROUND,release,$(SEEDS),--out runs/release)
 	$(call ROUND,release-hard,$(SEEDS),--start runs/release --share 0.7 --out runs/release-hard)
-	$(call ROUND,release-final,$(SEEDS) 4,--start runs/release-hard --share 0.7 --name quadrieve \
+	$(call ROUND,release-final,$(SEEDS) 4 5 6 7 8,--start runs/release-hard --name quadrieve \
 		--word-rate qa=0.006 --word-rate chat=0.008 --word-rate icl=0.002 --word-rate tool=0.004 \
 		--out core/quadrieve/released)
 
