@@ -58,7 +58,7 @@ FIRST = 400
 #: The packaged default.
 RELEASED = "quadrieve"
 #: Its search by meaning and words.
-HYBRID = "quadrieve:hybrid"
+HYBRID = f"{RELEASED}:hybrid"
 #: Rank that changes are cut to, as `quadrieve shrink` does.
 RANK = 128
 Values = dict[str, list[float]]

@@ -15,9 +15,9 @@ WHOLE = 10.0
 bm25s = st.lists(st.floats(0, 3 * WHOLE), min_size=2, max_size=30).map(np.array)
 
 
-def fuse(cosines: Scores, bm25: Scores, named: Scores | None = None, fusion: Fusion = FUSION) -> Scores:
+def fuse(cosines: Scores, bm25: Scores, named: Scores | None = None) -> Scores:
     named = np.zeros(len(bm25)) if named is None else named
-    return fusion.scores(cosines, bm25, named, whole=WHOLE, cut=False)
+    return FUSION.scores(cosines, bm25, named, whole=WHOLE, cut=False)
 
 
 @given(bm25s)
