@@ -14,8 +14,8 @@ Scores = NDArray[np.float64]
 
 
 _NEAREST = 10  # how many of the nearest tell how sure meaning is
-_SPREAD = 0.2  # how far these lie apart in many collections, in cosines
-_CLOSEST = 0.02  # lying closer makes no difference any more
+_SPREAD = 0.2  # lying further apart, in cosines, makes no difference any more
+_CLOSEST = 0.02  # and lying closer
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Fusion:
     """How much words tell beside meaning, in cosines. The defaults are fitted on dev queries.
 
     Attributes:
-        rate: What one unit of BM25 is worth where the ten nearest lie a fifth apart; more where they lie closer, and
-            meaning hardly tells them apart, less where they lie further.
+        rate: What one unit of BM25 is worth where the ten nearest lie a fifth apart or further; more where they lie
+            closer, and meaning hardly tells them apart.
         most: How much of all the query's words a record can be given, so that more of the same word adds no more.
         lead: What it is worth to be the only record with all words of a query: an exact name should win.
         named: What it is worth to hold a name that is the whole query and that hardly any other record holds; one
@@ -65,7 +65,7 @@ class Fusion:
         if len(hits) == 0:
             return fused
         nearest = np.sort(cosines)[-_NEAREST:]
-        spread = max(float(nearest[-1] - nearest[0]), _CLOSEST)
+        spread = min(max(float(nearest[-1] - nearest[0]), _CLOSEST), _SPREAD)
         floor = float(hits.min()) if cut else 0.0
         fused += self.rate * (_SPREAD / spread) * np.maximum(bm25 - floor, 0.0)
         best = int(bm25.argmax())

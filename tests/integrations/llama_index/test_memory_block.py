@@ -315,9 +315,8 @@ def test_it_wants_a_memory_of_one_user() -> None:
 
 
 @pytest.mark.models
-async def test_two_users_thirty_sessions_restarts_no_leak_and_nothing_lost(tmp_path: Path) -> None:
+async def test_two_users_thirty_sessions_restarts_no_leak_and_nothing_lost(embedder: Embedder, tmp_path: Path) -> None:
     """Every fact that a user told in one of 30 sessions is recalled later, after restarts, and no other user's is."""
-    embedder = Embedder.load()
     users = ("ada", "bob")
     things = "dog cat boat house car bike guitar garden desk lamp kettle jacket camera drone tent".split()
     facts = {
