@@ -90,7 +90,7 @@ def train(model: str, data: Path, folder: Path) -> None:
 class Figures:
     """Values of each test query by system, set and metric, kept in files."""
 
-    def __init__(self, data: Path, folder: Path, keys: Mapping[str, int], lm_queries: int) -> None:
+    def __init__(self, data: Path, folder: Path, keys: Mapping[str, int], lm_queries: Mapping[str, int]) -> None:
         self._data, self._folder, self._keys, self._lm_queries = data, folder, keys, lm_queries
         self._vectors = VectorCache(folder / "vectors")
         self._reader: Reader | None = None
@@ -116,7 +116,7 @@ class Figures:
 
     def _read_of(self, name: str) -> int | None:
         """How many queries the language model reads: a reply is scored and not written, so all of a memory set."""
-        return None if self.set(name).role is Role.MEMORY else self._lm_queries
+        return None if self.set(name).role is Role.MEMORY else self._lm_queries.get(name, self._lm_queries[""])
 
     def _kept(self, name: str, make: Callable[[], Values]) -> Values:
         file = self._folder / "figures" / f"{name.replace('/', '-')}.json"
@@ -149,6 +149,11 @@ class Figures:
             text = "rouge_l" if evaluated.role is Role.EXAMPLE else "f1"
             found["answer"] = [*found.get("accuracy", ()), *found.get(text, ())]
         return found
+
+
+def by_set(given: Iterable[str]) -> dict[str, int]:
+    """Numbers written `SET=N`; one without a set goes by the empty name."""
+    return {name: int(number) for name, _, number in (each.rpartition("=") for each in given)}
 
 
 def mean_by_query(values: Iterable[Sequence[float]]) -> list[float]:
@@ -283,13 +288,18 @@ def main() -> None:
     parser.add_argument(
         "--keys", nargs="*", default=[], help="SET=N: so many texts of its corpus, drawn at random, gold among them"
     )
-    parser.add_argument("--lm-queries", type=int, default=100, help="of each set that is answered; 0 reads nothing")
+    parser.add_argument(
+        "--lm-queries",
+        nargs="+",
+        default=["100"],
+        help="of each set that is answered, or of one: N SET=N; 0 reads none",
+    )
     parser.add_argument("--models", nargs="*", help="train and measure these alone, such as one-1 qa-1; no tables")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    keys = {name: int(number) for name, _, number in (given.partition("=") for given in args.keys)}
-    figures = Figures(args.data, args.folder, keys, args.lm_queries)
+    lm_queries = {"": 0} | by_set(args.lm_queries)
+    figures = Figures(args.data, args.folder, by_set(args.keys), lm_queries)
     if args.models is not None:
         for model in args.models:
             if model not in (RELEASED, "minilm", "BM25"):
@@ -312,7 +322,7 @@ def main() -> None:
     if args.specialists:
         print("\nBeside four specialists\n")
         report["specialists"] = specialists_table(figures, args.specialists)
-    if args.lm_queries:
+    if any(lm_queries.values()):
         print("\nWhat SmolLM2-135M makes of what is found\n")
         report["reading"] = reading_table(figures)
     if args.json:
