@@ -25,7 +25,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 
-# From rows to the weights that ship: three rounds, each a few runs of a recipe and their mean.
+# From rows to the weights that ship: four rounds, each a few runs of a recipe and their mean.
 SEEDS := 1 2 3
 define ROUND
 	for seed in $(2); do $(BIN)/quadrieve train $(1) --data $(DATA) --out runs/$(1)-$$seed \
@@ -36,8 +36,9 @@ release: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "name the folder of the training sets: make release DATA=..." >&2; exit 1; }
 	$(call ROUND,release,$(SEEDS),--out runs/release)
 	$(call ROUND,release-hard,$(SEEDS),--start runs/release --share 0.7 --out runs/release-hard)
-	$(call ROUND,release-final,$(SEEDS) 4 5 6 7 8,--start runs/release-hard --name quadrieve \
-		--word-rate qa=0.006 --word-rate chat=0.008 --word-rate icl=0.002 --word-rate tool=0.004 \
+	$(call ROUND,release-anchored,$(SEEDS) 4 5 6 7 8,--start runs/release-hard --out runs/release-anchored)
+	$(call ROUND,release-examples,$(SEEDS) 4,--start runs/release-anchored --name quadrieve \
+		--word-rate qa=0.003 --word-rate chat=0.006 --word-rate icl=0 --word-rate tool=0.004 \
 		--out core/quadrieve/released)
 
 $(BIN)/python:

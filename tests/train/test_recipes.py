@@ -11,7 +11,7 @@ from quadrieve_train.recipes import TaskRecipe
 MINIMAL = {"tasks": {"qa": {"sources": ["farm"], "labelled": 2}}}
 
 
-@pytest.mark.parametrize("name", ["paper", "cpu", "release", "release-hard", "release-final"])
+@pytest.mark.parametrize("name", ["paper", "cpu", "release", "release-hard", "release-anchored", "release-examples"])
 def test_the_recipes_of_the_package_are_read_and_written_back(tmp_path, name):
     recipe = Recipe.load(name)
     path = tmp_path / "copy.yaml"
