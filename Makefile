@@ -38,7 +38,7 @@ release: $(VENV)/.dev
 	$(call ROUND,release-hard,$(SEEDS),--start runs/release --share 0.7 --out runs/release-hard)
 	$(call ROUND,release-anchored,$(SEEDS) 4 5 6 7 8,--start runs/release-hard --out runs/release-anchored)
 	$(call ROUND,release-examples,$(SEEDS) 4,--start runs/release-anchored --name quadrieve \
-		--word-rate qa=0.003 --word-rate chat=0.006 --word-rate icl=0 --word-rate tool=0.004 \
+		--word-rate qa=0.003 --word-rate chat=0.008 --word-rate icl=0.001 --word-rate tool=0.004 \
 		--out core/quadrieve/released)
 
 $(BIN)/python:
