@@ -111,12 +111,12 @@ class Figures:
 
     def reading(self, system: str, name: str) -> Values:
         """What the language model makes of what was found."""
-        limit = self._read_of(name)
+        limit = self.read_of(name)
         return self._kept(f"{system}.{name}.reading.{self._keys.get(name)}.{limit}", lambda: self._read(system, name))
 
-    def _read_of(self, name: str) -> int | None:
+    def read_of(self, name: str) -> int | None:
         """How many queries the language model reads: a reply is scored and not written, so all of a memory set."""
-        return None if self.set(name).role is Role.MEMORY else self._lm_queries.get(name, self._lm_queries[""])
+        return None if self.set(name).role is Role.MEMORY else self._lm_queries.get(name, self._lm_queries.get("", 0))
 
     def _kept(self, name: str, make: Callable[[], Values]) -> Values:
         file = self._folder / "figures" / f"{name.replace('/', '-')}.json"
@@ -142,7 +142,7 @@ class Figures:
         if self._reader is None:
             self._reader = Reader(open_lm("smollm2", max_length=1536), RewardStore(self._folder / "reading"))
         evaluated = self.set(name)
-        places = spread(len(evaluated.queries), self._read_of(name))
+        places = spread(len(evaluated.queries), self.read_of(name))
         part = replace(evaluated, queries=tuple(evaluated.queries[i] for i in places))
         found = self._reader.read(part, self._rank(system, part), READING[name][0])
         if evaluated.role in (Role.EXAMPLE, Role.KNOWLEDGE):
@@ -151,9 +151,15 @@ class Figures:
         return found
 
 
-def by_set(given: Iterable[str]) -> dict[str, int]:
-    """Numbers written `SET=N`; one without a set goes by the empty name."""
-    return {name: int(number) for name, _, number in (each.rpartition("=") for each in given)}
+def of_set(given: str) -> tuple[str, int]:
+    """`SET=N`."""
+    name, _, number = given.partition("=")
+    return name, int(number)
+
+
+def of_sets(given: str) -> tuple[str, int]:
+    """`SET=N`, or `N` for all other sets, which go by the empty name."""
+    return of_set(given if "=" in given else f"={given}")
 
 
 def mean_by_query(values: Iterable[Sequence[float]]) -> list[float]:
@@ -262,6 +268,8 @@ def reading_table(figures: Figures) -> dict[str, Any]:
     print(row("test set", "texts", "what is measured", "with the texts of", "theirs", "quadrieve's", "difference"))
     print(row(*["---"] * 7))
     for name, (shown, systems) in READING.items():
+        if figures.read_of(name) == 0:
+            continue
         memory = figures.set(name).role is Role.MEMORY
         metric = "nll" if memory else "answer"
         ours = figures.reading(RELEASED, name)[metric]
@@ -286,20 +294,27 @@ def main() -> None:
         "--also", nargs="*", default=[], help="further models, such as quadrieve:hybrid one-1:full runs/x"
     )
     parser.add_argument(
-        "--keys", nargs="*", default=[], help="SET=N: so many texts of its corpus, drawn at random, gold among them"
+        "--keys",
+        type=of_set,
+        nargs="*",
+        default=[],
+        metavar="SET=N",
+        help="so many texts of its corpus, drawn at random, gold among them",
     )
     parser.add_argument(
         "--lm-queries",
+        type=of_sets,
         nargs="+",
-        default=["100"],
-        help="of each set that is answered, or of one: N SET=N; 0 reads none",
+        default=[("", 100)],
+        metavar="[SET=]N",
+        help="of each set that is answered, or of the one named; 0 alone reads nothing",
     )
     parser.add_argument("--models", nargs="*", help="train and measure these alone, such as one-1 qa-1; no tables")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    lm_queries = {"": 0} | by_set(args.lm_queries)
-    figures = Figures(args.data, args.folder, by_set(args.keys), lm_queries)
+    lm_queries = dict(args.lm_queries)
+    figures = Figures(args.data, args.folder, dict(args.keys), lm_queries)
     if args.models is not None:
         for model in args.models:
             if model not in (RELEASED, "minilm", "BM25"):

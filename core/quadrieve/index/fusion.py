@@ -65,7 +65,7 @@ class Fusion:
         if len(hits) == 0:
             return fused
         nearest = np.sort(cosines)[-_NEAREST:]
-        spread = min(max(float(nearest[-1] - nearest[0]), _CLOSEST), _SPREAD)
+        spread = np.clip(nearest[-1] - nearest[0], _CLOSEST, _SPREAD)
         floor = float(hits.min()) if cut else 0.0
         fused += self.rate * (_SPREAD / spread) * np.maximum(bm25 - floor, 0.0)
         best = int(bm25.argmax())
