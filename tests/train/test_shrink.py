@@ -94,12 +94,30 @@ def test_runs_are_averaged_and_a_share_of_their_change_is_kept(trained, tmp_path
     recipe = (other / "recipe.yaml").read_text()
     (other / "recipe.yaml").write_text(recipe.replace("seed: 13", "seed: 14"))
     shrink([trained, other], tmp_path / "seeds", rank=4)
-    (other / "recipe.yaml").write_text(recipe.replace("tau: 0.01", "tau: 0.02"))
-    with pytest.raises(InputError, match="more than the seed"):
+    (other / "recipe.yaml").write_text(recipe.replace("model: minilm", "model: other"))
+    with pytest.raises(InputError, match="began from minilm, other"):
         shrink([trained, other], tmp_path / "mixed", rank=4)
     for nothing in ({"models": []}, {"models": [trained], "share": 0.0}, {"models": [trained], "share": 1.5}):
         with pytest.raises(InputError, match="share above 0"):
             shrink(folder=tmp_path / "none", rank=4, **nothing)
+
+
+@pytest.mark.models
+def test_runs_of_two_recipes_are_averaged_with_the_prefixes_and_the_sources_of_both(trained, tmp_path):
+    other, encoder = tmp_path / "other", BiEncoder.load(checkpoint.find("minilm"), Temperature(), train_embeddings=False)
+    start = checkpoint.find("minilm")
+    recipe = Recipe.from_dict({"tasks": {"icl": {"sources": ["examples"], "labelled": 1}}})
+    export(encoder, AutoTokenizer.from_pretrained(start.folder), start, recipe, other)
+    both = shrink([trained, other], tmp_path / "both", rank=4)
+    found = Embedder.load(both)
+    for task, run in (("tool", trained), ("icl", other)):
+        assert found.view(task).explain("Hi") == Embedder.load(run).view(task).explain("Hi")
+    assert json.loads((both / "training.json").read_text())["sources"] == ["tools", "examples"]
+    about = json.loads((other / "config_sentence_transformers.json").read_text())
+    about["prompts"]["tool_query"] = "Another prefix: "
+    (other / "config_sentence_transformers.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="same prefixes can be averaged: tool_query"):
+        shrink([trained, other], tmp_path / "against", rank=4)
 
 
 @pytest.mark.models

@@ -135,7 +135,7 @@ def shrink(
 ) -> None:
     """Keep of a model what training changed: a few megabytes that `Embedder.load` opens wherever minilm is installed.
 
-    Seeds of one recipe are averaged. Example: quadrieve shrink seed-1 seed-2 seed-3 --share 0.6 --out small
+    Runs from the same weights are averaged. Example: quadrieve shrink seed-1 seed-2 seed-3 --share 0.6 --out small
     """
     from quadrieve.checkpoint import DELTA_FILE
 

@@ -95,11 +95,12 @@ def shrink(
 ) -> Path:
     """Write what training changed as a small file, which `Embedder.load` puts together with the packaged backbone.
 
-    Several runs of one recipe are averaged, and the change may be taken only part of the way: both keep more of what
-    the start knows of texts unlike those trained on (model soups, arXiv 2203.05482; WiSE-FT, arXiv 2109.01903).
+    Several runs from one start are averaged, and the change may be taken only part of the way: both keep more of what
+    the start knows of texts unlike those trained on (model soups, arXiv 2203.05482; WiSE-FT, arXiv 2109.01903). Runs of
+    one recipe differ in the seed; those of several may have been taught different roles (LM-Cocktail, arXiv 2311.13534).
 
     Args:
-        models: Trained from `minilm` by one recipe, seeds apart.
+        models: Trained from the same weights, `minilm` or what was trained from it.
         folder: Where to: `delta.safetensors`, `model.json`, the recipe and the model card; what is there is replaced,
             but for a card.
         rank: Rank of a matrix's change; see `quadrieve.delta.make_delta`.
@@ -112,8 +113,8 @@ def shrink(
         The folder.
 
     Raises:
-        InputError: If a model is not the packaged backbone trained further, the models differ in more than the seed, or
-            a rate is of no task.
+        InputError: If a model is not the packaged backbone trained further, the models began from different weights or
+            with different prefixes, or a rate is of no task.
     """
     if not models or not 0 < share <= 1:
         raise InputError(
@@ -124,15 +125,16 @@ def shrink(
             raise InputError(f"Expected the name of a task and a rate of at least 0, got {task!r} and {rate}.")
     backbone, trained = checkpoint.find(checkpoint.PACKAGED_NAME), [checkpoint.find(model) for model in models]
     whence = checkpoint.find(start)
-    for one in (whence, *trained):
-        lineage = Lineage.of(one)
+    lineages = [Lineage.of(one) for one in trained]
+    for one, lineage in zip((whence, *trained), (Lineage.of(whence), *lineages), strict=True):
         if lineage.backbone != backbone.name or not (lineage.sources or one is whence):
             raise InputError(
                 f"{one.name} was not trained from {backbone.name!r}, whose weights everyone has; keep it whole."
             )
-    recipes = [replace(Recipe.load(one.folder / RECIPE_FILE), seed=0) for one in trained]
-    if any(recipe != recipes[0] for recipe in recipes):
-        raise InputError("Only runs of one recipe can be averaged, and these differ in more than the seed.")
+    starts = dict.fromkeys(Recipe.load(one.folder / RECIPE_FILE).model for one in trained)
+    if len(starts) > 1:
+        raise InputError(f"Only runs from the same weights can be averaged, and these began from {', '.join(starts)}.")
+    prompts = _one_of_each([one.prompts for one in trained])
     before = load_file(backbone.folder / WEIGHTS_FILE)
     after = _average(
         load_file(whence.folder / WEIGHTS_FILE), [load_file(one.folder / WEIGHTS_FILE) for one in trained], share
@@ -151,15 +153,29 @@ def shrink(
         "runs": len(trained),
         "share": share,
         "weights": weights,
-        "prompts": dict(trained[0].prompts),
+        "prompts": prompts,
         "word_rates": dict(word_rates or {}),
     }
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    for file in (RECIPE_FILE, TRAINING_FILE):
-        shutil.copyfile(trained[0].folder / file, folder / file)
+    shutil.copyfile(trained[0].folder / RECIPE_FILE, folder / RECIPE_FILE)
+    training = json.loads((trained[0].folder / TRAINING_FILE).read_text(encoding="utf-8"))
+    training["sources"] = list(dict.fromkeys(source for lineage in lineages for source in lineage.sources))
+    (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
     if not (folder / "README.md").exists():
         shutil.copyfile(trained[0].folder / "README.md", folder / "README.md")
     return folder
+
+
+def _one_of_each(prompts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The prefixes of all runs, which may not contradict each other."""
+    found: dict[str, str] = {}
+    for own in prompts:
+        for name, prefix in own.items():
+            if found.setdefault(name, prefix) != prefix:
+                raise InputError(
+                    f"Only runs with the same prefixes can be averaged: {name} is {found[name]!r} and {prefix!r}."
+                )
+    return found
 
 
 def _average(before: Mapping[str, Tensor], trained: Sequence[Mapping[str, Tensor]], share: float) -> dict[str, Tensor]:

@@ -113,14 +113,15 @@ def shrink(evaluated: EvalSet, queries: int | None, keys: int | None, seed: int 
     return replace(evaluated, collection=small, queries=tuple(chosen))
 
 
-def spread(count: int, limit: int | None) -> range:
-    """Places of at most `limit` of `count` queries, evenly spread, as sets are often sorted by task.
+def spread(count: int, limit: int | None) -> list[int]:
+    """Places of at most `limit` of `count` queries, spread from the first to the last, as sets are often sorted by task.
 
     Example:
-        >>> list(spread(10, 3))
-        [0, 3, 6]
+        >>> spread(10, 3), spread(7, 4)
+        ([0, 3, 6], [0, 1, 3, 5])
     """
-    return range(0, count, max(1, count // limit) if limit else 1)[:limit]
+    taken = min(count, limit or count)
+    return [place * count // taken for place in range(taken)]
 
 
 def read_set(folder: Path, *, task: str | None = None, split: str = "test", queries: int | None = None) -> EvalSet:
