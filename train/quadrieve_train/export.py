@@ -96,8 +96,8 @@ def shrink(
     """Write what training changed as a small file, which `Embedder.load` puts together with the packaged backbone.
 
     Several runs from one start are averaged, and the change may be taken only part of the way: both keep more of what
-    the start knows of texts unlike those trained on (model soups, arXiv 2203.05482; WiSE-FT, arXiv 2109.01903). Runs of
-    one recipe differ in the seed; those of several may have been taught different roles (LM-Cocktail, arXiv 2311.13534).
+    the start knows of texts unlike those trained on (model soups, arXiv 2203.05482; WiSE-FT, arXiv 2109.01903). Runs
+    may be of one recipe, seeds apart, or of several that teach different roles (LM-Cocktail, arXiv 2311.13534).
 
     Args:
         models: Trained from the same weights, `minilm` or what was trained from it.

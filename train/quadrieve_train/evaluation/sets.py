@@ -114,7 +114,7 @@ def shrink(evaluated: EvalSet, queries: int | None, keys: int | None, seed: int 
 
 
 def spread(count: int, limit: int | None) -> list[int]:
-    """Places of at most `limit` of `count` queries, spread from the first to the last, as sets are often sorted by task.
+    """Places of at most `limit` of `count` queries, spread over all of them, as sets are often sorted by task.
 
     Example:
         >>> spread(10, 3), spread(7, 4)
