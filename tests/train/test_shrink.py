@@ -104,11 +104,8 @@ def test_runs_are_averaged_and_a_share_of_their_change_is_kept(trained, tmp_path
 
 @pytest.mark.models
 def test_runs_of_two_recipes_are_averaged_with_the_prefixes_and_the_sources_of_both(trained, tmp_path):
-    other, encoder = (
-        tmp_path / "other",
-        BiEncoder.load(checkpoint.find("minilm"), Temperature(), train_embeddings=False),
-    )
-    start = checkpoint.find("minilm")
+    other, start = tmp_path / "other", checkpoint.find("minilm")
+    encoder = BiEncoder.load(start, Temperature(), train_embeddings=False)
     recipe = Recipe.from_dict({"tasks": {"icl": {"sources": ["examples"], "labelled": 1}}})
     export(encoder, AutoTokenizer.from_pretrained(start.folder), start, recipe, other)
     both = shrink([trained, other], tmp_path / "both", rank=4)

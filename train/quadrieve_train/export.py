@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def shrink(
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(trained[0].folder / RECIPE_FILE, folder / RECIPE_FILE)
     training = json.loads((trained[0].folder / TRAINING_FILE).read_text(encoding="utf-8"))
-    training["sources"] = list(dict.fromkeys(source for lineage in lineages for source in lineage.sources))
+    training["sources"] = reduce(Lineage.beside, lineages).sources
     (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
     if not (folder / "README.md").exists():
         shutil.copyfile(trained[0].folder / "README.md", folder / "README.md")

@@ -36,9 +36,9 @@ class Lineage:
         read = [source for task in recipe.tasks.values() for source in task.sources]
         return self._with(read)
 
-    def beside(self, anchor: Lineage) -> Lineage:
-        """Held near another model, whose texts it so learns from too."""
-        return self._with(anchor.sources)
+    def beside(self, other: Lineage) -> Lineage:
+        """Held near another model or averaged with it, whose texts it so learns from too."""
+        return self._with(other.sources)
 
     def _with(self, sources: Iterable[str]) -> Lineage:
         return Lineage(self.backbone, tuple(dict.fromkeys([*self.sources, *sources])))
