@@ -1,4 +1,4 @@
-"""The commands of training: `quadrieve label`, `quadrieve train` and `quadrieve shrink`."""
+"""The commands of training: `quadrieve label`, `train`, `merge` and `shrink`."""
 
 from __future__ import annotations
 
@@ -119,6 +119,30 @@ def train(
         typer.echo(f"  {name}: NDCG@10 {value:.3f}" + (f" (was {before:.3f})" if before is not None else ""))
 
 
+def merge(
+    model: Annotated[str, typer.Argument(help="What all tasks without an expert are taken from, a trained model.")],
+    expert: Annotated[list[str], typer.Option(help="TASK=MODEL, again for each task: who knows it best.")],
+    data: Annotated[Path, typer.Option(help="Folder that the model's training sources are in.")],
+    out: Annotated[Path, typer.Option(help="Folder of the merged model.")],
+    weight: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="TASK=NUMBER, again for each task: how much its expert is followed; 1 if not given."),
+    ] = None,
+    texts: Annotated[int, typer.Option(help="Texts of each task that are read.")] = 900,
+    seed: Annotated[int, typer.Option(help="Of which.")] = 13,
+) -> None:
+    """Make one model of several that each know a task best, without training.
+
+    Example: quadrieve merge model --expert tool=tools --weight qa=3 --data data --out merged
+    """
+    from .merging import merge as run
+
+    experts = dict(_pair(given, "tool=runs/tools") for given in expert)
+    weights = dict(map(_rate, weight or []))
+    folder = run(model, experts, data, out, weights=weights, texts=texts, seed=seed, progress=True)
+    typer.echo(f"The model is in {folder}")
+
+
 def shrink(
     models: Annotated[list[str], typer.Argument(help="Folders that `quadrieve train` wrote, trained from minilm.")],
     out: Annotated[Path, typer.Option(help="Folder of the small model.")],
@@ -146,14 +170,23 @@ def shrink(
     typer.echo(f"The model is in {folder}: {size / 1e6:.1f} MB and the packaged minilm")
 
 
+def _pair(given: str, example: str) -> tuple[str, str]:
+    from quadrieve.errors import InputError
+
+    task, _, value = given.partition("=")
+    if not value:
+        raise InputError(f"Expected a task and its value, such as {example}, got {given!r}.")
+    return task, value
+
+
 def _rate(given: str) -> tuple[str, float]:
     from quadrieve.errors import InputError
 
-    task, _, rate = given.partition("=")
+    task, rate = _pair(given, "qa=0.004")
     try:
         return task, float(rate)
     except ValueError:
-        raise InputError(f"Expected TASK=RATE, such as qa=0.004, got {given!r}.") from None
+        raise InputError(f"Expected a task and a number, such as qa=0.004, got {given!r}.") from None
 
 
 def main() -> None:
@@ -163,6 +196,7 @@ def main() -> None:
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.command("label")(label)
     app.command("train")(train)
+    app.command("merge")(merge)
     app.command("shrink")(shrink)
     try:
         app()
