@@ -7,7 +7,7 @@ import pytest
 from quadrieve_train.rows import Row, read_rows, row_at
 
 
-@pytest.mark.parametrize("command", ["label", "train"])
+@pytest.mark.parametrize("command", ["label", "train", "merge", "shrink"])
 def test_help_has_an_example(run_command, command):
     status, out, _ = run_command(command, "--help")
     assert status == 0
@@ -18,6 +18,8 @@ def test_wrong_use_takes_one_line_and_status_2(run_command, tmp_path):
     status, _, errors = run_command("train", "nowhere")
     assert (status, errors.count("\n")) == (2, 1)
     assert errors.startswith("quadrieve: No recipe 'nowhere'")
+    status, _, errors = run_command("train", "cpu", "--task", "cooking")
+    assert (status, "no task 'cooking'; its tasks are" in errors) == (2, True)
     (tmp_path / "rows.jsonl").write_text('{"query": "q"}\n')
     status, _, errors = run_command("label", tmp_path / "rows.jsonl", "--out", tmp_path / "out.jsonl", "--task", "qa")
     assert status == 2

@@ -129,7 +129,7 @@ def models(tmp_path_factory):
 
 @pytest.mark.models
 def test_each_task_keeps_more_of_its_expert_than_in_the_mean_of_weights(models, data, tmp_path):
-    merged = merge(models / "both", {"tool": models / "tools"}, data, tmp_path / "merged")
+    merged = merge(models / "both", {"tool": [models / "tools"]}, data, tmp_path / "merged")
     mean = shrink([models / "both", models / "tools"], tmp_path / "mean", rank=384)
 
     asked = {
@@ -151,7 +151,7 @@ def test_each_task_keeps_more_of_its_expert_than_in_the_mean_of_weights(models, 
     assert sum(follows.values()) > sum(between.values()) + 0.005
     assert follows["qa"] > between["qa"] + 0.005
     told = json.loads((merged / "training.json").read_text())
-    assert told["experts"] == {"tool": "tools"}
+    assert told["experts"] == {"tool": ["tools"]}
     assert told["weights"] == {"qa": 1.0, "tool": 1.0}
     assert told["sources"] == ["farm", "tools"]
     small = shrink([merged], tmp_path / "small", rank=64)
@@ -160,7 +160,7 @@ def test_each_task_keeps_more_of_its_expert_than_in_the_mean_of_weights(models, 
 
 @pytest.mark.models
 def test_the_same_texts_give_the_same_model(models, data, tmp_path):
-    first, second = (merge(models / "both", {"tool": models / "tools"}, data, tmp_path / name) for name in "ab")
+    first, second = (merge(models / "both", {"tool": [models / "tools"]}, data, tmp_path / name) for name in "ab")
     assert Embedder.load(first).checkpoint.weights_hash() == Embedder.load(second).checkpoint.weights_hash()
 
 
@@ -171,10 +171,10 @@ def test_what_cannot_be_merged_is_refused_by_name(models, data, tmp_path):
             merge(options.pop("model", models / "both"), experts, data, tmp_path / "out", **options)
         assert not (tmp_path / "out").exists()
 
-    refused("not trained for 'icl'; its tasks are qa, tool", {"icl": models / "tools"})
-    refused("weight of qa must be above 0", {"tool": models / "tools"}, weights={"qa": 0.0})
-    refused("minilm has no recipe.yaml", {"tool": models / "tools"}, model="minilm")
-    refused("same prefixes can be merged: qa_query", {"qa": "minilm"})
+    refused("not trained for 'icl'; its tasks are qa, tool", {"icl": [models / "tools"]})
+    refused("weight of qa must be above 0", {"tool": [models / "tools"]}, weights={"qa": 0.0})
+    refused("minilm has no recipe.yaml", {"tool": [models / "tools"]}, model="minilm")
+    refused("same prefixes can be merged: qa_query", {"qa": ["minilm"]})
 
 
 @pytest.mark.models

@@ -1,5 +1,6 @@
 """Recipes: what YAML becomes, and how mistakes in it are told."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,13 @@ from quadrieve_train.recipes import TaskRecipe
 MINIMAL = {"tasks": {"qa": {"sources": ["farm"], "labelled": 2}}}
 
 
-@pytest.mark.parametrize("name", ["paper", "cpu", "release", "release-hard", "release-anchored", "release-examples"])
+@pytest.mark.parametrize("name", ["paper", "cpu", "release", "release-hard", "release-anchored", "release-experts"])
 def test_the_recipes_of_the_package_are_read_and_written_back(tmp_path, name):
     recipe = Recipe.load(name)
     path = tmp_path / "copy.yaml"
     path.write_text(recipe.to_yaml())
     assert Recipe.load(path) == recipe
-    assert {"qa", "chat", "icl", "tool"} <= set(recipe.tasks)
+    assert {"qa", "icl", "tool"} <= set(recipe.tasks)
 
 
 def test_the_recipe_of_the_readme_is_one(tmp_path):
@@ -32,6 +33,14 @@ def test_defaults_fill_what_a_recipe_leaves_out():
     assert recipe.tasks["qa"] == TaskRecipe(("farm",), labelled=2)
     assert (recipe.learning_rate, recipe.pace.by, recipe.pace.interval) == (2e-5, "loss", 1000)
     assert recipe.matryoshka == (384, 128)
+
+
+def test_a_recipe_for_one_of_its_tasks_is_the_same_but_for_the_others():
+    recipe = Recipe.load("cpu")
+    alone = recipe.only(["icl"])
+    assert alone == replace(recipe, tasks={"icl": recipe.tasks["icl"]})
+    with pytest.raises(InputError, match="no task 'cooking'; its tasks are qa, "):
+        recipe.only(["qa", "cooking"])
 
 
 def test_a_task_may_have_its_own_number_of_candidates_and_its_own_template():

@@ -89,6 +89,10 @@ def train(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of the reward store, which runs may share; within WORK if not given."),
     ] = None,
+    task: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Train this task of the recipe alone, or these."),
+    ] = None,
     seed: Annotated[Optional[int], typer.Option(help="In place of the recipe's.")] = None,  # noqa: UP045
     cpu: Annotated[bool, typer.Option(help="Do not use a GPU.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -105,6 +109,8 @@ def train(
     from .recipes import Recipe
 
     chosen = Recipe.load(recipe)
+    if task:
+        chosen = chosen.only(task)
     if seed is not None:
         chosen = replace(chosen, seed=seed)
     result = run(chosen, data, out, work=work, mined=mined, rewards=rewards, progress=not as_json, use_cpu=cpu)
@@ -121,7 +127,9 @@ def train(
 
 def merge(
     model: Annotated[str, typer.Argument(help="What all tasks without an expert are taken from, a trained model.")],
-    expert: Annotated[list[str], typer.Option(help="TASK=MODEL, again for each task: who knows it best.")],
+    expert: Annotated[
+        list[str], typer.Option(help="TASK=MODEL, again for each task: who knows it best. Of several the mean.")
+    ],
     data: Annotated[Path, typer.Option(help="Folder that the model's training sources are in.")],
     out: Annotated[Path, typer.Option(help="Folder of the merged model.")],
     weight: Annotated[
@@ -137,7 +145,9 @@ def merge(
     """
     from .merging import merge as run
 
-    experts = dict(_pair(given, "tool=runs/tools") for given in expert)
+    experts: dict[str, list[str | Path]] = {}
+    for task, of_task in (_pair(given, "tool=runs/tools") for given in expert):
+        experts.setdefault(task, []).append(of_task)
     weights = dict(map(_rate, weight or []))
     folder = run(model, experts, data, out, weights=weights, texts=texts, seed=seed, progress=True)
     typer.echo(f"The model is in {folder}")

@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from quadrieve import checkpoint, find_task
+from quadrieve import Embedder, checkpoint, find_task
 from quadrieve.checkpoint import RECIPE_FILE, TRAINING_FILE, Checkpoint
 from quadrieve.errors import InputError
 
@@ -30,7 +31,7 @@ _RIDGE = 1e-2  # of a gram's mean diagonal: directions that no text takes follow
 
 def merge(
     model: str | Path,
-    experts: Mapping[str, str | Path],
+    experts: Mapping[str, Sequence[str | Path]],
     data: Path,
     folder: Path,
     *,
@@ -48,7 +49,8 @@ def merge(
 
     Args:
         model: What all tasks of its recipe are taken from that have no expert.
-        experts: The model that knows a task best, by task; trained from the same weights as `model`, or from it.
+        experts: What knows a task best, by task: runs that went on from `model`, or from the weights that it went on
+            from; the mean of a task's runs is taken.
         data: The folder that the recipe's sources are in; training queries are read, their candidates, and others.
         folder: Where to: a model as `quadrieve train` writes it; what is there is replaced.
         weights: How much it matters to follow a task's expert, by task; 1 where none is given.
@@ -65,33 +67,25 @@ def merge(
     """
     base = checkpoint.find(model)
     recipe = _recipe_of(base)
-    found = {task: checkpoint.find(expert) for task, expert in experts.items()}
-    _check(base, found, recipe, weights or {})
+    runs = {task: [checkpoint.find(one) for one in given] for task, given in experts.items()}
+    matters = {task: float((weights or {}).get(task, 1.0)) for task in recipe.tasks}
+    _check(base, runs, recipe, weights or {})
     tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
-    own = _backbone(base)
+    own = _mean_of([base])
     parts: list[Part] = []
     for task in tqdm(recipe.tasks, desc="Merging", unit="task", disable=not progress):
-        expert = _backbone(found[task]) if task in found else own
-        sample = _texts(task, base, recipe, data, texts, seed)
-        grams = input_grams(expert, _batches(sample, tokenizer))
-        parts.append((expert.state_dict(), grams, (weights or {}).get(task, 1.0)))
+        expert = _mean_of(runs[task]) if task in runs else own
+        read = _texts(task, base, recipe, data, texts, seed)
+        parts.append((expert.state_dict(), input_grams(expert, _batches(read, tokenizer)), matters[task]))
     own.load_state_dict({**own.state_dict(), **merge_linear(parts)})
     with tempfile.TemporaryDirectory() as staged:
         own.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
         checkpoint.write(replace(base, name=folder.name, folder=Path(staged)), folder, overwrite=True)
-    lineage = Lineage.of(base)
-    for expert_found in found.values():
-        lineage = lineage.beside(Lineage.of(expert_found))
     (folder / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
-    training = {
-        "start": base.name,
-        **asdict(lineage),
-        "experts": {task: expert.name for task, expert in found.items()},
-        "weights": {task: (weights or {}).get(task, 1.0) for task in recipe.tasks},
-    }
+    training = _training(base, runs, matters, Embedder.load(folder))
     (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(base, training["weights"], found), encoding="utf-8")
+    (folder / "README.md").write_text(_card(base, runs, matters), encoding="utf-8")
     return folder
 
 
@@ -176,8 +170,13 @@ def _linear(backbone: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _backbone(model: Checkpoint) -> Any:
-    return BiEncoder.load(model, Temperature(), dropout=0).backbone.eval()
+def _mean_of(models: Sequence[Checkpoint]) -> Any:
+    """The text encoder with the mean of the models' weights."""
+    first, *others = (BiEncoder.load(model, Temperature(), dropout=0).backbone.eval() for model in models)
+    with torch.no_grad():
+        for parameter, *same in zip(*(one.parameters() for one in (first, *others)), strict=True):
+            parameter.copy_(torch.stack([parameter.double(), *(other.double() for other in same)]).mean(dim=0))
+    return first
 
 
 def _texts(task: str, base: Checkpoint, recipe: Recipe, data: Path, count: int, seed: int) -> list[tuple[str, int]]:
@@ -233,32 +232,61 @@ def _recipe_of(model: Checkpoint) -> Recipe:
     return Recipe.load(path)
 
 
-def _check(base: Checkpoint, experts: Mapping[str, Checkpoint], recipe: Recipe, weights: Mapping[str, float]) -> None:
+def _check(
+    base: Checkpoint, runs: Mapping[str, Sequence[Checkpoint]], recipe: Recipe, weights: Mapping[str, float]
+) -> None:
     """Refuse tasks that the recipe does not name, weights that are none, and experts that are not of one family."""
-    for task in (*experts, *weights):
+    for task in (*runs, *weights):
         if task not in recipe.tasks:
             raise InputError(f"{base.name} was not trained for {task!r}; its tasks are {', '.join(recipe.tasks)}.")
     for task, weight in weights.items():
         if not weight > 0:
             raise InputError(f"The weight of {task} must be above 0, got {weight}.")
     backbone = Lineage.of(base).backbone
-    for task, expert in experts.items():
-        if Lineage.of(expert).backbone != backbone:
-            raise InputError(
-                f"{expert.name} was trained from {Lineage.of(expert).backbone!r}, {base.name} from {backbone!r}; only "
-                "models of one backbone can be merged."
-            )
-        for side in ("query", "key"):
-            own, other = (model.prompts.get(f"{task}_{side}", "") for model in (base, expert))
-            if own != other:
+    for task, models in runs.items():
+        for model in models:
+            whence = Lineage.of(model).backbone
+            if whence != backbone:
                 raise InputError(
-                    f"Only models with the same prefixes can be merged: {task}_{side} is {own!r} and {other!r}."
+                    f"Only models of one backbone can be merged: {base.name} was trained from {backbone!r}, "
+                    f"{model.name} from {whence!r}."
                 )
+            for side in (f"{task}_query", f"{task}_key"):
+                own, other = base.prompts.get(side, ""), model.prompts.get(side, "")
+                if own != other:
+                    raise InputError(
+                        f"Only models with the same prefixes can be merged: {side} is {own!r} in {base.name} and "
+                        f"{other!r} in {model.name}."
+                    )
 
 
-def _card(base: Checkpoint, weights: Mapping[str, float], experts: Mapping[str, Checkpoint]) -> str:
+def _training(
+    base: Checkpoint, runs: Mapping[str, Sequence[Checkpoint]], weights: Mapping[str, float], merged: Embedder
+) -> dict[str, Any]:
+    """How the model came to be: rows and rewards of a task are those of its expert's first run."""
+    lineage = reduce(Lineage.beside, (Lineage.of(run) for models in runs.values() for run in models), Lineage.of(base))
+    told = {task: _told(runs.get(task, [base])[0]) for task in weights}
+    return {
+        "start": base.name,
+        **asdict(lineage),
+        "experts": {task: [run.name for run in models] for task, models in runs.items()},
+        "weights": dict(weights),
+        "fingerprints": {task: merged.view(task).fingerprint for task in weights},
+        **{
+            part: {task: of_task[part][task] for task, of_task in told.items() if task in of_task.get(part, {})}
+            for part in ("data", "rewards")
+        },
+    }
+
+
+def _told(model: Checkpoint) -> dict[str, Any]:
+    path = model.folder / TRAINING_FILE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _card(base: Checkpoint, runs: Mapping[str, Sequence[Checkpoint]], weights: Mapping[str, float]) -> str:
     rows = [
-        f"| {task} ({find_task(task).role}) | {experts[task].name if task in experts else base.name} | {weight:g} |"
+        f"| {task} ({find_task(task).role}) | {', '.join(run.name for run in runs.get(task, [base]))} | {weight:g} |"
         for task, weight in weights.items()
     ]
     return "\n".join(

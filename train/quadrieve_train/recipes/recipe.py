@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import types
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -241,6 +241,17 @@ class Recipe:
     def candidates_of(self, task: str) -> int:
         """Candidates a query of the task."""
         return (self.tasks[task].candidates if task in self.tasks else None) or self.candidates
+
+    def only(self, tasks: Sequence[str]) -> Recipe:
+        """The same recipe for some of its tasks.
+
+        Raises:
+            InputError: If it does not name one of them.
+        """
+        for task in tasks:
+            if task not in self.tasks:
+                raise InputError(f"The recipe has no task {task!r}; its tasks are {', '.join(self.tasks)}.")
+        return replace(self, tasks={task: spec for task, spec in self.tasks.items() if task in tasks})
 
     @classmethod
     def load(cls, recipe: str | os.PathLike[str]) -> Recipe:
