@@ -12,13 +12,13 @@ from quadrieve_train.recipes import TaskRecipe
 MINIMAL = {"tasks": {"qa": {"sources": ["farm"], "labelled": 2}}}
 
 
-@pytest.mark.parametrize("name", ["paper", "cpu", "release", "release-hard", "release-anchored", "release-experts"])
+@pytest.mark.parametrize("name", ["paper", "cpu", "release", "release-hard", "release-anchored", "release-examples"])
 def test_the_recipes_of_the_package_are_read_and_written_back(tmp_path, name):
     recipe = Recipe.load(name)
     path = tmp_path / "copy.yaml"
     path.write_text(recipe.to_yaml())
     assert Recipe.load(path) == recipe
-    assert {"qa", "icl", "tool"} <= set(recipe.tasks)
+    assert {"qa", "chat", "icl", "tool"} <= set(recipe.tasks)
 
 
 def test_the_recipe_of_the_readme_is_one(tmp_path):

@@ -58,7 +58,7 @@ def export(
         for name in recipe.tasks:
             own = prefixes_of(name, recipe)
             prompts |= {f"{name}_query": own.query, f"{name}_key": own.key}
-    with tempfile.TemporaryDirectory() as staged:
+    with tempfile.TemporaryDirectory() as staged, checkpoint.quiet_loading():
         merged: Any = encoder.merged()
         merged.save_pretrained(staged)
         tokenizer.save_pretrained(staged)

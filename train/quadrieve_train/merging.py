@@ -78,7 +78,7 @@ def merge(
         read = _texts(task, base, recipe, data, texts, seed)
         parts.append((expert.state_dict(), input_grams(expert, _batches(read, tokenizer)), matters[task]))
     own.load_state_dict({**own.state_dict(), **merge_linear(parts)})
-    with tempfile.TemporaryDirectory() as staged:
+    with tempfile.TemporaryDirectory() as staged, checkpoint.quiet_loading():
         own.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
         checkpoint.write(replace(base, name=folder.name, folder=Path(staged)), folder, overwrite=True)
