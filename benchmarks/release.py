@@ -71,7 +71,7 @@ def recipe_of(model: str) -> Recipe:
     if kind == "one":
         return recipe
     share = (recipe.tasks[kind].weight or 0) / sum(task.weight or 0 for task in recipe.tasks.values())
-    return replace(recipe, tasks={kind: recipe.tasks[kind]}, steps=round(recipe.steps * share))
+    return replace(recipe.only([kind]), steps=round(recipe.steps * share))
 
 
 def train(model: str, data: Path, folder: Path) -> None:

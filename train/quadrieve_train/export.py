@@ -27,6 +27,16 @@ from .encoder import BiEncoder
 from .lineage import Lineage
 from .recipes import Recipe
 
+#: What a model card begins with, for the hub.
+CARD_HEAD = (
+    "---",
+    "library_name: sentence-transformers",
+    "pipeline_tag: sentence-similarity",
+    "tags: [sentence-transformers, quadrieve]",
+    "---",
+    "",
+)
+
 
 def export(
     encoder: BiEncoder,
@@ -58,14 +68,9 @@ def export(
         for name in recipe.tasks:
             own = prefixes_of(name, recipe)
             prompts |= {f"{name}_query": own.query, f"{name}_key": own.key}
-    with tempfile.TemporaryDirectory() as staged, checkpoint.quiet_loading():
-        merged: Any = encoder.merged()
-        merged.save_pretrained(staged)
-        tokenizer.save_pretrained(staged)
-        trained = Checkpoint(
-            folder.name, Path(staged), start.pooling, start.dim, start.max_length, {**start.prompts, **prompts}
-        )
-        checkpoint.write(trained, folder, overwrite=True)
+    write_encoder(
+        encoder.merged(), tokenizer, replace(start, prompts={**start.prompts, **prompts}, word_rates={}), folder
+    )
     embedder = Embedder.load(folder)
     fingerprints = {name: embedder.view(name).fingerprint for name in recipe.tasks}
     (folder / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
@@ -82,6 +87,15 @@ def export(
     card = _card(start, recipe, fingerprints, figures or {}, data or {}, health or {})
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
+
+
+def write_encoder(encoder: Any, tokenizer: Any, like: Checkpoint, folder: Path) -> None:
+    """Write an encoder with the pooling, length and prefixes of a checkpoint; what is in the folder is replaced."""
+    with tempfile.TemporaryDirectory() as staged:
+        with checkpoint.quiet_loading():
+            encoder.save_pretrained(staged)
+            tokenizer.save_pretrained(staged)
+        checkpoint.write(replace(like, name=folder.name, folder=Path(staged)), folder, overwrite=True)
 
 
 def shrink(
@@ -137,7 +151,7 @@ def shrink(
         raise InputError(f"Only runs from the same weights can be averaged, and these began from {', '.join(starts)}.")
     prompts = _one_of_each([one.prompts for one in trained])
     before = load_file(backbone.folder / WEIGHTS_FILE)
-    after = _average(
+    after = average(
         load_file(whence.folder / WEIGHTS_FILE), [load_file(one.folder / WEIGHTS_FILE) for one in trained], share
     )
     delta = make_delta(before, after, rank)
@@ -179,7 +193,7 @@ def _one_of_each(prompts: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return found
 
 
-def _average(before: Mapping[str, Tensor], trained: Sequence[Mapping[str, Tensor]], share: float) -> dict[str, Tensor]:
+def average(before: Mapping[str, Tensor], trained: Sequence[Mapping[str, Tensor]], share: float) -> dict[str, Tensor]:
     """The start moved by a share of the runs' mean change; what is no weight stays as it is."""
     moved = dict(before)
     for name in before.keys() & trained[0].keys():
@@ -200,12 +214,7 @@ def _card(
 ) -> str:
     roles = ", ".join(f"{name} ({find_task(name).role})" for name in recipe.tasks)
     lines = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: sentence-similarity",
-        "tags: [sentence-transformers, quadrieve]",
-        "---",
-        "",
+        *CARD_HEAD,
         f"# An embedder for {roles}",
         "",
         f"Trained from `{start.name}` on the rewards of `{recipe.lm}` with quadrieve (the method of arXiv 2310.07554).",

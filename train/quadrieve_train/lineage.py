@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from quadrieve.checkpoint import RECIPE_FILE, TRAINING_FILE, Checkpoint
 
@@ -26,8 +27,7 @@ class Lineage:
     @classmethod
     def of(cls, model: Checkpoint) -> Lineage:
         """Of a model; one that tells nothing is its own backbone."""
-        training, recipe = model.folder / TRAINING_FILE, model.folder / RECIPE_FILE
-        told = json.loads(training.read_text(encoding="utf-8")) if training.is_file() else {}
+        told, recipe = told_of(model), model.folder / RECIPE_FILE
         lineage = cls(told.get("backbone", told.get("start", model.name)), tuple(told.get("sources", ())))
         return lineage.then(Recipe.load(recipe)) if recipe.is_file() else lineage
 
@@ -42,3 +42,10 @@ class Lineage:
 
     def _with(self, sources: Iterable[str]) -> Lineage:
         return Lineage(self.backbone, tuple(dict.fromkeys([*self.sources, *sources])))
+
+
+def told_of(model: Checkpoint) -> dict[str, Any]:
+    """What a model's folder tells of its last training; empty if nothing."""
+    path = model.folder / TRAINING_FILE
+    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return told

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from quadrieve.checkpoint import RECIPE_FILE, TRAINING_FILE, Checkpoint
 from quadrieve.errors import InputError
 
 from .encoder import BiEncoder
-from .lineage import Lineage
+from .export import CARD_HEAD, average, write_encoder
+from .lineage import Lineage, told_of
 from .losses import Temperature
 from .recipes import Recipe
 from .rows import as_row, read_collection, read_rows
@@ -68,8 +68,8 @@ def merge(
     base = checkpoint.find(model)
     recipe = _recipe_of(base)
     runs = {task: [checkpoint.find(one) for one in given] for task, given in experts.items()}
-    matters = {task: float((weights or {}).get(task, 1.0)) for task in recipe.tasks}
     _check(base, runs, recipe, weights or {})
+    matters = dict.fromkeys(recipe.tasks, 1.0) | dict(weights or {})
     tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
     own = _mean_of([base])
     parts: list[Part] = []
@@ -78,10 +78,7 @@ def merge(
         read = _texts(task, base, recipe, data, texts, seed)
         parts.append((expert.state_dict(), input_grams(expert, _batches(read, tokenizer)), matters[task]))
     own.load_state_dict({**own.state_dict(), **merge_linear(parts)})
-    with tempfile.TemporaryDirectory() as staged, checkpoint.quiet_loading():
-        own.save_pretrained(staged)
-        tokenizer.save_pretrained(staged)
-        checkpoint.write(replace(base, name=folder.name, folder=Path(staged)), folder, overwrite=True)
+    write_encoder(own, tokenizer, base, folder)
     (folder / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
     training = _training(base, runs, matters, Embedder.load(folder))
     (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
@@ -172,11 +169,10 @@ def _linear(backbone: nn.Module) -> dict[str, nn.Module]:
 
 def _mean_of(models: Sequence[Checkpoint]) -> Any:
     """The text encoder with the mean of the models' weights."""
-    first, *others = (BiEncoder.load(model, Temperature(), dropout=0).backbone.eval() for model in models)
-    with torch.no_grad():
-        for parameter, *same in zip(*(one.parameters() for one in (first, *others)), strict=True):
-            parameter.copy_(torch.stack([parameter.double(), *(other.double() for other in same)]).mean(dim=0))
-    return first
+    encoders: list[Any] = [BiEncoder.load(model, Temperature(), dropout=0).backbone.eval() for model in models]
+    states = [encoder.state_dict() for encoder in encoders]
+    encoders[0].load_state_dict(average(states[0], states, share=1.0))
+    return encoders[0]
 
 
 def _texts(task: str, base: Checkpoint, recipe: Recipe, data: Path, count: int, seed: int) -> list[tuple[str, int]]:
@@ -265,7 +261,7 @@ def _training(
 ) -> dict[str, Any]:
     """How the model came to be: rows and rewards of a task are those of its expert's first run."""
     lineage = reduce(Lineage.beside, (Lineage.of(run) for models in runs.values() for run in models), Lineage.of(base))
-    told = {task: _told(runs.get(task, [base])[0]) for task in weights}
+    trainings = {task: told_of(runs.get(task, [base])[0]) for task in weights}
     return {
         "start": base.name,
         **asdict(lineage),
@@ -273,15 +269,10 @@ def _training(
         "weights": dict(weights),
         "fingerprints": {task: merged.view(task).fingerprint for task in weights},
         **{
-            part: {task: of_task[part][task] for task, of_task in told.items() if task in of_task.get(part, {})}
+            part: {task: of_task[part][task] for task, of_task in trainings.items() if task in of_task.get(part, {})}
             for part in ("data", "rewards")
         },
     }
-
-
-def _told(model: Checkpoint) -> dict[str, Any]:
-    path = model.folder / TRAINING_FILE
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _card(base: Checkpoint, runs: Mapping[str, Sequence[Checkpoint]], weights: Mapping[str, float]) -> str:
@@ -291,12 +282,7 @@ def _card(base: Checkpoint, runs: Mapping[str, Sequence[Checkpoint]], weights: M
     ]
     return "\n".join(
         [
-            "---",
-            "library_name: sentence-transformers",
-            "pipeline_tag: sentence-similarity",
-            "tags: [sentence-transformers, quadrieve]",
-            "---",
-            "",
+            *CARD_HEAD,
             "# One embedder of several",
             "",
             "Merged layer by layer with quadrieve (RegMean, arXiv 2212.09849), without training.",
