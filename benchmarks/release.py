@@ -53,6 +53,8 @@ READING = {
     "icl_mix": (8, ("random", "BM25", "minilm")),
     "natural_instructions": (8, ("minilm",)),
 }
+#: What ranks without a model.
+WITHOUT_MODEL = {"BM25": ways.bm25, "random": ways.at_random, "recency": ways.recency}
 #: Requests of each tool set that the figures to beat are of (README of the training sets): the first of its test split.
 FIRST = 400
 #: The packaged default.
@@ -95,6 +97,7 @@ class Figures:
         self._vectors = VectorCache(folder / "vectors")
         self._reader: Reader | None = None
         self.set = cache(self._read_set)
+        self._embedder = cache(self._open)
 
     def _read_set(self, name: str) -> EvalSet:
         return smaller(read_set(self._data / name), None, self._keys.get(name))
@@ -105,14 +108,16 @@ class Figures:
         if not any(query.positives for query in evaluated.queries):
             return {}
         return self._kept(
-            f"{system}.{name}.retrieval.{self._keys.get(name)}",
+            f"{self._known_as(system, evaluated)}.{name}.retrieval.{self._keys.get(name)}",
             lambda: retrieval_values(evaluated, self._rank(system, evaluated)),
         )
 
     def reading(self, system: str, name: str) -> Values:
         """What the language model makes of what was found."""
-        limit = self.read_of(name)
-        return self._kept(f"{system}.{name}.reading.{self._keys.get(name)}.{limit}", lambda: self._read(system, name))
+        known_as = self._known_as(system, self.set(name))
+        return self._kept(
+            f"{known_as}.{name}.reading.{self._keys.get(name)}.{self.read_of(name)}", lambda: self._read(system, name)
+        )
 
     def read_of(self, name: str) -> int | None:
         """How many queries the language model reads: a reply is scored and not written, so all of a memory set."""
@@ -129,14 +134,22 @@ class Figures:
         return values
 
     def _rank(self, system: str, evaluated: EvalSet) -> ways.Rankings:
-        plain = {"BM25": ways.bm25, "random": ways.at_random, "recency": ways.recency}
-        if system in plain:
-            return plain[system](evaluated)
+        if system in WITHOUT_MODEL:
+            return WITHOUT_MODEL[system](evaluated)
+        view = CachedView(self._embedder(system).view(evaluated.task), self._vectors)
+        return (ways.hybrid if system.endswith(":hybrid") else ways.dense)(view)(evaluated)
+
+    def _open(self, system: str) -> Embedder:
         model, _, kind = system.partition(":")
         folder = self._folder / model / ("full" if kind == "full" else "small")
-        embedder = Embedder.load(folder if folder.is_dir() else model)
-        view = CachedView(embedder.view(evaluated.task), self._vectors)
-        return (ways.hybrid if kind == "hybrid" else ways.dense)(view)(evaluated)
+        return Embedder.load(folder if folder.is_dir() else model)
+
+    def _known_as(self, system: str, evaluated: EvalSet) -> str:
+        """The system, and which weights, prefixes and word rate it goes by: others of its name are measured anew."""
+        if system in WITHOUT_MODEL:
+            return system
+        view = self._embedder(system).view(evaluated.task)
+        return f"{system}@{view.fingerprint[:8]}" + (f"-{view.word_rate}" if system.endswith(":hybrid") else "")
 
     def _read(self, system: str, name: str) -> Values:
         if self._reader is None:
