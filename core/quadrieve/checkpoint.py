@@ -411,7 +411,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers' progress bar and its table of unused weights out of people's output."""
     from transformers.utils import logging
 

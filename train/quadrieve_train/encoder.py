@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from quadrieve.checkpoint import Checkpoint, quiet_loading
+from quadrieve.checkpoint import Checkpoint, quiet_transformers
 from quadrieve.embedder import pool
 from quadrieve.errors import InputError, ModelError
 
@@ -64,7 +64,7 @@ class BiEncoder(nn.Module):
                 for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout"):
                     if hasattr(config, name):
                         setattr(config, name, dropout)
-            with quiet_loading():
+            with quiet_transformers():
                 backbone = AutoModel.from_pretrained(
                     checkpoint.folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
                 )

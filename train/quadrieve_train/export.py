@@ -92,7 +92,7 @@ def export(
 def write_encoder(encoder: Any, tokenizer: Any, like: Checkpoint, folder: Path) -> None:
     """Write an encoder with the pooling, length and prefixes of a checkpoint; what is in the folder is replaced."""
     with tempfile.TemporaryDirectory() as staged:
-        with checkpoint.quiet_loading():
+        with checkpoint.quiet_transformers():
             encoder.save_pretrained(staged)
             tokenizer.save_pretrained(staged)
         checkpoint.write(replace(like, name=folder.name, folder=Path(staged)), folder, overwrite=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from quadrieve.checkpoint import quiet_loading
+from quadrieve.checkpoint import quiet_transformers
 from quadrieve.errors import InputError, ModelError
 from quadrieve.packaged_lm import SHA256, unpacked_lm
 
@@ -163,7 +163,7 @@ class FrozenLM:
         else:
             options["use_safetensors"] = True
         try:
-            with quiet_loading():
+            with quiet_transformers():
                 weights = AutoModelForCausalLM.from_pretrained(place, dtype=kind, **options)
                 options.pop("use_safetensors", None)
                 tokenizer = AutoTokenizer.from_pretrained(place, **options)
