@@ -97,7 +97,6 @@ class Figures:
         self._vectors = VectorCache(folder / "vectors")
         self._reader: Reader | None = None
         self.set = cache(self._read_set)
-        self._embedder = cache(self._open)
 
     def _read_set(self, name: str) -> EvalSet:
         return smaller(read_set(self._data / name), None, self._keys.get(name))
@@ -107,27 +106,22 @@ class Figures:
         evaluated = self.set(name)
         if not any(query.positives for query in evaluated.queries):
             return {}
-        return self._kept(
-            f"{self._known_as(system, evaluated)}.{name}.retrieval.{self._keys.get(name)}",
-            lambda: retrieval_values(evaluated, self._rank(system, evaluated)),
-        )
+        return self._kept(system, name, "retrieval", lambda: retrieval_values(evaluated, self._rank(system, evaluated)))
 
     def reading(self, system: str, name: str) -> Values:
         """What the language model makes of what was found."""
-        known_as = self._known_as(system, self.set(name))
-        return self._kept(
-            f"{known_as}.{name}.reading.{self._keys.get(name)}.{self.read_of(name)}", lambda: self._read(system, name)
-        )
+        return self._kept(system, name, f"reading.{self.read_of(name)}", lambda: self._read(system, name))
 
     def read_of(self, name: str) -> int | None:
         """How many queries the language model reads: a reply is scored and not written, so all of a memory set."""
         return None if self.set(name).role is Role.MEMORY else self._lm_queries.get(name, self._lm_queries.get("", 0))
 
-    def _kept(self, name: str, make: Callable[[], Values]) -> Values:
-        file = self._folder / "figures" / f"{name.replace('/', '-')}.json"
+    def _kept(self, system: str, name: str, what: str, make: Callable[[], Values]) -> Values:
+        label = f"{self._known_as(system, name)}.{name}.{self._keys.get(name)}.{what}"
+        file = self._folder / "figures" / f"{label.replace('/', '-')}.json"
         if not file.is_file():
             file.parent.mkdir(exist_ok=True)
-            print(f"measuring {name}", file=sys.stderr, flush=True)
+            print(f"measuring {label}", file=sys.stderr, flush=True)
             found = make()
             file.write_text(json.dumps(found))
         values: Values = json.loads(file.read_text())
@@ -136,7 +130,7 @@ class Figures:
     def _rank(self, system: str, evaluated: EvalSet) -> ways.Rankings:
         if system in WITHOUT_MODEL:
             return WITHOUT_MODEL[system](evaluated)
-        view = CachedView(self._embedder(system).view(evaluated.task), self._vectors)
+        view = CachedView(self._open(system).view(evaluated.task), self._vectors)
         return (ways.hybrid if system.endswith(":hybrid") else ways.dense)(view)(evaluated)
 
     def _open(self, system: str) -> Embedder:
@@ -144,11 +138,11 @@ class Figures:
         folder = self._folder / model / ("full" if kind == "full" else "small")
         return Embedder.load(folder if folder.is_dir() else model)
 
-    def _known_as(self, system: str, evaluated: EvalSet) -> str:
+    def _known_as(self, system: str, name: str) -> str:
         """The system, and which weights, prefixes and word rate it goes by: others of its name are measured anew."""
         if system in WITHOUT_MODEL:
             return system
-        view = self._embedder(system).view(evaluated.task)
+        view = self._open(system).view(self.set(name).task)
         return f"{system}@{view.fingerprint[:8]}" + (f"-{view.word_rate}" if system.endswith(":hybrid") else "")
 
     def _read(self, system: str, name: str) -> Values:
