@@ -25,11 +25,15 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 
-# From rows to the weights that ship: four rounds, each a few runs of a recipe and their mean.
+# From rows to the weights that ship: four rounds, each a few runs of a recipe and their mean; then experts of knowledge
+# and of examples, merged into what the rounds made.
 SEEDS := 1 2 3
-define ROUND
+define TRAIN
 	for seed in $(2); do $(BIN)/quadrieve train $(1) --data $(DATA) --out runs/$(1)-$$seed \
 		--mined runs/mined-$(1) --rewards runs/rewards --seed $$seed --cpu || exit; done
+endef
+define ROUND
+	$(TRAIN)
 	$(BIN)/quadrieve shrink $(2:%=runs/$(1)-%) $(3)
 endef
 release: $(VENV)/.dev
@@ -37,9 +41,16 @@ release: $(VENV)/.dev
 	$(call ROUND,release,$(SEEDS),--out runs/release)
 	$(call ROUND,release-hard,$(SEEDS),--start runs/release --share 0.7 --out runs/release-hard)
 	$(call ROUND,release-anchored,$(SEEDS) 4 5 6 7 8,--start runs/release-hard --out runs/release-anchored)
-	$(call ROUND,release-examples,$(SEEDS) 4,--start runs/release-anchored --name quadrieve \
+	$(call ROUND,release-examples,$(SEEDS) 4,--start runs/release-anchored --out runs/release-examples)
+	$(call TRAIN,release-expert-qa,1 3)
+	$(call TRAIN,release-expert-icl,$(SEEDS))
+	$(BIN)/quadrieve merge runs/release-examples --data $(DATA) --out runs/release-merged \
+		--expert qa=runs/release-expert-qa-1 --expert qa=runs/release-expert-qa-3 --weight qa=3 \
+		$(SEEDS:%=--expert icl=runs/release-expert-icl-%) --weight icl=2 \
+		--expert tool=runs/release-examples --expert tool=runs/release-anchored --weight tool=3
+	$(BIN)/quadrieve shrink runs/release-merged --name quadrieve \
 		--word-rate qa=0.003 --word-rate chat=0.008 --word-rate icl=0.001 --word-rate tool=0.004 \
-		--out core/quadrieve/released)
+		--out core/quadrieve/released
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "quadrieve needs Python 3.11 or newer; install it or pass PYTHON=/path/to/python" >&2; exit 1; }
