@@ -26,11 +26,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 
 # From rows to the weights that ship: four rounds, each a few runs of a recipe and their mean; then experts of knowledge
-# and of examples, merged into what the rounds made.
+# and of examples, merged into what the rounds made. STEPS=1 goes the whole way in minutes, to see that it works.
 SEEDS := 1 2 3
+RELEASED := core/quadrieve/released
 define TRAIN
 	for seed in $(2); do $(BIN)/quadrieve train $(1) --data $(DATA) --out runs/$(1)-$$seed \
-		--mined runs/mined-$(1) --rewards runs/rewards --seed $$seed --cpu || exit; done
+		--mined runs/mined-$(1) --rewards runs/rewards --seed $$seed $(STEPS:%=--steps %) --cpu || exit; done
 endef
 define ROUND
 	$(TRAIN)
@@ -50,7 +51,7 @@ release: $(VENV)/.dev
 		--expert tool=runs/release-examples --expert tool=runs/release-anchored --weight tool=3
 	$(BIN)/quadrieve shrink runs/release-merged --name quadrieve \
 		--word-rate qa=0.003 --word-rate chat=0.008 --word-rate icl=0.001 --word-rate tool=0.004 \
-		--out core/quadrieve/released
+		--out $(RELEASED)
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "quadrieve needs Python 3.11 or newer; install it or pass PYTHON=/path/to/python" >&2; exit 1; }

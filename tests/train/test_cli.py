@@ -1,9 +1,11 @@
 """The commands: help with an example, one-line errors, exit statuses, JSON."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from quadrieve_train import Recipe
 from quadrieve_train.rows import Row, read_rows, row_at
 
 
@@ -38,3 +40,16 @@ def test_label_writes_rows_with_rewards_and_prints_their_health(run_command, tin
     labelled = row_at(read_rows(tmp_path / "out.jsonl", cache_dir=str(tmp_path)), 0)
     assert len(labelled.rewards) == 2
     assert labelled.rewarded_by.endswith(" rank")
+
+
+def test_train_takes_seed_and_steps_in_place_of_the_recipes(run_command, tiny_encoder, collection_folder, tmp_path):
+    task = {"sources": [collection_folder.name], "labelled": 0, "losses": {"contrastive": 1.0}}
+    recipe = Recipe.from_dict({"model": str(tiny_encoder), "tasks": {"qa": task}, "steps": 500, "seed": 1})
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    arguments = ("--data", tmp_path, "--out", tmp_path / "model", "--seed", 7, "--cpu", "--json")
+    status, out, errors = run_command("train", tmp_path / "recipe.yaml", *arguments, "--steps", 2)
+    assert status == 0, errors
+    assert set(json.loads(out)["after"]) == {"qa"}
+    assert Recipe.load(tmp_path / "model" / "recipe.yaml") == replace(recipe, seed=7, steps=2)
+    status, _, errors = run_command("train", tmp_path / "recipe.yaml", *arguments, "--steps", 0)
+    assert (status, "steps must be at least 1" in errors) == (2, True)

@@ -94,6 +94,7 @@ def train(
         typer.Option(help="Train this task of the recipe alone, or these."),
     ] = None,
     seed: Annotated[Optional[int], typer.Option(help="In place of the recipe's.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(help="In place of the recipe's; a few show that all works.")] = None,  # noqa: UP045
     cpu: Annotated[bool, typer.Option(help="Do not use a GPU.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -111,8 +112,8 @@ def train(
     chosen = Recipe.load(recipe)
     if task:
         chosen = chosen.only(task)
-    if seed is not None:
-        chosen = replace(chosen, seed=seed)
+    given = {"seed": seed, "steps": steps}
+    chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
     result = run(chosen, data, out, work=work, mined=mined, rewards=rewards, progress=not as_json, use_cpu=cpu)
     if not PartialState().is_main_process:  # one of many, that `accelerate launch` started
         return

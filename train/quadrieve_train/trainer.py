@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from quadrieve import find_task
@@ -103,6 +103,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
             callbacks=[self.pace, self.watch, *callbacks],
         )
         self.pace.trainer = self.watch.trainer = self
+        self.remove_callback(PrinterCallback)  # stdout is the command's, for its result
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
                 # Else what is logged before the first step would go to the working directory.
