@@ -50,7 +50,7 @@ release: $(VENV)/.dev
 		$(SEEDS:%=--expert icl=runs/release-expert-icl-%) --weight icl=2 \
 		--expert tool=runs/release-examples --expert tool=runs/release-anchored --weight tool=3
 	$(BIN)/quadrieve shrink runs/release-merged --name quadrieve \
-		--word-rate qa=0.003 --word-rate chat=0.008 --word-rate icl=0.001 --word-rate tool=0.004 \
+		--word-rate qa=0.003 --word-rate chat=0.0145 --word-rate icl=0.001 --word-rate tool=0.004 \
 		--out $(RELEASED)
 
 $(BIN)/python:

@@ -19,7 +19,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import bm25s
 import ir_measures
 import numpy as np
 
-from quadrieve import Embedder, Fusion, Index, Record, Role, ViewLike
+from quadrieve import Embedder, Index, Record, Role, ViewLike
 from quadrieve.index.filters import read_filter
 from quadrieve_train.evaluation.cache import CachedView, VectorCache
 
@@ -130,15 +130,15 @@ def _ndcg(queries: Sequence[_Query], rankings: Sequence[Sequence[str]]) -> float
 
 
 def _by_rate(
-    rows: list[dict[str, Any]], queries: list[_Query], view: ViewLike, role: Role, fusions: Sequence[Fusion]
+    rows: list[dict[str, Any]], queries: list[_Query], view: ViewLike, role: Role, rates: Sequence[float]
 ) -> dict[str, float]:
     """NDCG@10 by meaning, by words, and of the hybrid search at each rate."""
     view.embed_queries([query.text for query in queries])
     with _index(rows, view, role) as index:
         found = {mode: _ndcg(queries, list(map(_through(index, mode, K), queries))) for mode in ("dense", "lexical")}
-        for fusion in fusions:
-            index.fusion = fusion
-            found[f"{fusion.rate:g}"] = _ndcg(queries, list(map(_through(index, "hybrid", K), queries)))
+        for rate in rates:
+            index.fusion = replace(index.fusion, rate=rate)
+            found[f"{rate:g}"] = _ndcg(queries, list(map(_through(index, "hybrid", K), queries)))
     return {"queries": len(queries)} | found
 
 
@@ -252,7 +252,7 @@ def _measure(args: argparse.Namespace, cache: VectorCache) -> dict[str, Any]:
         role = Role(json.loads((folder / "info.json").read_text(encoding="utf-8"))["role"])
         view = CachedView(embedder.view(role), cache)
         if args.rates:
-            row = _by_rate(rows, queries, view, role, [Fusion(rate=rate) for rate in args.rates])
+            row = _by_rate(rows, queries, view, role, args.rates)
         else:
             row = _quality(rows, queries, view, role)
             row["gain"] = row["hybrid"] - max(row["dense"], row["BM25"])

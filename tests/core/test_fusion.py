@@ -60,3 +60,24 @@ def test_an_exact_name_beats_any_meaning_and_one_in_passing_does_not() -> None:
     cosines = np.array([1.0, -1.0])
     assert fuse(cosines, np.zeros(2), np.array([0.0, 1.0])).argmax() == 1
     assert fuse(np.array([0.6, 0.5]), np.zeros(2), np.array([0.0, 0.2])).argmax() == 0
+
+
+@given(st.permutations(range(40)), st.floats(0, 1))
+def test_words_count_less_the_more_they_find_what_meaning_has_found(order: list[int], agreed: float) -> None:
+    cosines, bm25 = np.linspace(0.9, 0.1, 40), np.linspace(8.0, 1.0, 40)[order]
+    words = [
+        Fusion(agreed=how, lead=0).scores(cosines, bm25, np.zeros(40), whole=WHOLE, cut=False) - cosines
+        for how in (0, agreed, 1)
+    ]
+    common = sum(place < 10 for place in order[:10])
+    loses = max(0.0, (common / 10 - 10 / 40) / (1 - 10 / 40))
+    assert words[1] == pytest.approx(words[0] * (1 - agreed * loses))
+    assert words[2] == pytest.approx(words[0] * (1 - loses))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_candidates_agree_as_well_as_many(count: int) -> None:
+    cosines, bm25 = np.linspace(0.9, 0.5, count), np.linspace(8.0, 4.0, count)
+    fused = Fusion(agreed=1).scores(cosines, bm25, np.zeros(count), whole=WHOLE, cut=False)
+    assert np.all(np.isfinite(fused))
+    assert fused.argmax() == 0

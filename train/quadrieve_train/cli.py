@@ -112,8 +112,11 @@ def train(
     chosen = Recipe.load(recipe)
     if task:
         chosen = chosen.only(task)
-    given = {"seed": seed, "steps": steps}
-    chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
+    chosen = replace(
+        chosen,
+        seed=chosen.seed if seed is None else seed,
+        steps=chosen.steps if steps is None else steps,
+    )
     result = run(chosen, data, out, work=work, mined=mined, rewards=rewards, progress=not as_json, use_cpu=cpu)
     if not PartialState().is_main_process:  # one of many, that `accelerate launch` started
         return

@@ -25,6 +25,8 @@ class Fusion:
     Attributes:
         rate: What one unit of BM25 is worth where the ten nearest lie a fifth apart or further; more where they lie
             closer, and meaning hardly tells them apart.
+        agreed: How much of that words lose where what they find best is what meaning finds nearest, in [0, 1]: they
+            tell little then that meaning has not told.
         most: How much of all the query's words a record can be given, so that more of the same word adds no more.
         lead: What it is worth to be the only record with all words of a query: an exact name should win.
         named: What it is worth to hold a name that is the whole query and that hardly any other record holds; one
@@ -36,6 +38,7 @@ class Fusion:
     """
 
     rate: float = 0.013
+    agreed: float = 0.0
     most: float = 0.7
     lead: float = 0.15
     named: float = 6.0
@@ -47,7 +50,8 @@ class Fusion:
         best lexical hit by how far it leads the second, plus one for holding the query's names. BM25 is a sum of
         log-odds over the query's words, so its size says how much the words tell, and how far the nearest lie apart
         says how much meaning tells. Reciprocal ranks, and scores stretched to the range of their list, throw that
-        away and give a ranking without evidence the same say as a clear hit.
+        away and give a ranking without evidence the same say as a clear hit. Where rankings agree, words may count
+        less (`agreed`).
 
         Args:
             cosines: Cosine of every candidate, `[n]`.
@@ -60,6 +64,7 @@ class Fusion:
             Scores `[n]`, higher is better; with no lexical hit and no name, the cosines.
         """
         fused = cosines + self.named * named**3
+        rate = self.rate * (1 - self.agreed * _agreement(cosines, bm25)) if self.agreed else self.rate
         bm25 = np.minimum(bm25, self.most * whole)
         hits = bm25[bm25 > 0]
         if len(hits) == 0:
@@ -67,15 +72,29 @@ class Fusion:
         nearest = np.sort(cosines)[-_NEAREST:]
         spread = np.clip(nearest[-1] - nearest[0], _CLOSEST, _SPREAD)
         floor = float(hits.min()) if cut else 0.0
-        fused += self.rate * (_SPREAD / spread) * np.maximum(bm25 - floor, 0.0)
+        fused += rate * (_SPREAD / spread) * np.maximum(bm25 - floor, 0.0)
         best = int(bm25.argmax())
         second = float(np.delete(bm25, best).max(initial=0.0))
         fused[best] += self.lead * min(1.0, (float(bm25[best]) - second) / max(whole, 1e-9))
         return fused
 
 
+def _agreement(cosines: Scores, bm25: Scores) -> float:
+    """Share of the ten nearest that are among the ten best by words, beyond what chance would bring; in [0, 1]."""
+    first = min(_NEAREST, len(cosines) // 2)
+    if first == 0:
+        return 0.0
+    nearest, best = (np.argsort(-scores, kind="stable")[:first] for scores in (cosines, bm25))
+    share = len(np.intersect1d(nearest, best[bm25[best] > 0])) / first
+    chance = first / len(cosines)
+    return max(0.0, (share - chance) / (1 - chance))
+
+
 def fusion_of(role: Role, view: ViewLike) -> Fusion:
     """What suits a role under a view: the rate that its model was given, else one for the role.
+
+    What was said is found by its words where questions are asked of it, and hardly by them where a message looks for
+    what it replies to. Agreement tells the two apart, so memory goes by it.
 
     Example:
         >>> from quadrieve import Embedder
@@ -84,9 +103,9 @@ def fusion_of(role: Role, view: ViewLike) -> Fusion:
         True
     """
     rate: float | None = getattr(view, "word_rate", None)  # views of others, an API client's say, have none
-    if rate is not None:
-        return Fusion(rate=rate)
-    return Fusion(rate=0.004) if role is Role.EXAMPLE else Fusion()
+    if rate is None:
+        rate = {Role.EXAMPLE: 0.004, Role.MEMORY: 0.028}.get(role, Fusion.rate)
+    return Fusion(rate=rate, agreed=1.0 if role is Role.MEMORY else 0.0)
 
 
 def diversify(relevance: Scores, vectors: Vectors, k: int, diversity: float) -> list[int]:
