@@ -48,6 +48,11 @@ class Prompt:
         """The whole prompt."""
         return self.before + self.candidate + self.after
 
+    @property
+    def told(self) -> str:
+        """How a message names it: the end of what is never cut."""
+        return f"The prompt without its candidate, …{(self.before + self.after)[-100:]!r},"
+
 
 Request = tuple[str | Prompt, Sequence[str]]
 
@@ -331,8 +336,8 @@ class FrozenLM:
                 if len(ids) + room <= self.max_length:
                     return ids
         raise InputError(
-            f"The prompt without its candidate ({len(ids)} tokens) and the longest output ({room}) do not fit into "
-            f"the {self.max_length} tokens that {self.name} is to read; shorten the question or raise max_length."
+            f"{parts.told} has {len(ids)} tokens, and the longest output {room}; they do not fit into the "
+            f"{self.max_length} tokens that {self.name} is to read. Shorten the question or raise max_length."
         )
 
     def _packing_works(self) -> bool:

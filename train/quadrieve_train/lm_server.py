@@ -115,7 +115,7 @@ class ServerLM:
             return parts.text
         if over > len(parts.candidate):
             raise InputError(
-                f"The prompt without its candidate has {len(parts.text) - len(parts.candidate)} characters, and "
+                f"{parts.told} has {len(parts.text) - len(parts.candidate)} characters, and "
                 f"max_chars is {self._max_chars}; shorten the question or raise max_chars."
             )
         return parts.before + parts.candidate[over:] + parts.after
