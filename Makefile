@@ -25,8 +25,8 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 
-# From rows to the weights that ship: four rounds, each a few runs of a recipe and their mean; then experts of knowledge
-# and of examples, merged into what the rounds made. STEPS=1 goes the whole way in minutes, to see that it works.
+# From rows to the weights that ship: four rounds, each a few runs of a recipe and their mean; then experts of knowledge,
+# memory and examples, merged into what the rounds made. STEPS=1 goes the whole way in minutes, to see that it works.
 SEEDS := 1 2 3
 RELEASED := core/quadrieve/released
 define TRAIN
@@ -43,12 +43,14 @@ release: $(VENV)/.dev
 	$(call ROUND,release-hard,$(SEEDS),--start runs/release --share 0.7 --out runs/release-hard)
 	$(call ROUND,release-anchored,$(SEEDS) 4 5 6 7 8,--start runs/release-hard --out runs/release-anchored)
 	$(call ROUND,release-examples,$(SEEDS) 4,--start runs/release-anchored --out runs/release-examples)
-	$(call TRAIN,release-expert-qa,1 3)
+	$(call TRAIN,release-expert-qa,$(SEEDS))
+	$(call TRAIN,release-expert-chat,1 2)
 	$(call TRAIN,release-expert-icl,$(SEEDS))
 	$(BIN)/quadrieve merge runs/release-examples --data $(DATA) --out runs/release-merged \
-		--expert qa=runs/release-expert-qa-1 --expert qa=runs/release-expert-qa-3 --weight qa=3 \
-		$(SEEDS:%=--expert icl=runs/release-expert-icl-%) --weight icl=2 \
-		--expert tool=runs/release-examples --expert tool=runs/release-anchored --weight tool=3
+		$(SEEDS:%=--expert qa=runs/release-expert-qa-%) \
+		--expert chat=runs/release-expert-chat-1 --expert chat=runs/release-expert-chat-2 \
+		$(SEEDS:%=--expert icl=runs/release-expert-icl-%) \
+		--expert tool=runs/release-examples --expert tool=runs/release-anchored
 	$(BIN)/quadrieve shrink runs/release-merged --name quadrieve \
 		--word-rate qa=0.003 --word-rate chat=0.0145 --word-rate icl=0.001 --word-rate tool=0.004 \
 		--out $(RELEASED)

@@ -23,6 +23,7 @@ MINIMAL = {"tasks": {"qa": {"sources": ["farm"], "labelled": 2}}}
         ("release-anchored", ROLES),
         ("release-examples", ROLES),
         ("release-expert-qa", {"qa"}),
+        ("release-expert-chat", {"chat"}),
         ("release-expert-icl", {"icl"}),
     ],
 )
