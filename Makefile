@@ -26,7 +26,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 
 # From rows to the weights that ship: four rounds, each a few runs of a recipe and their mean; then experts of knowledge,
-# memory and examples, merged into what the rounds made. STEPS=1 goes the whole way in minutes, to see that it works.
+# memory and examples, merged into what the rounds made. STEPS=1 goes the whole way with runs of one step, to see that it works.
 SEEDS := 1 2 3
 RELEASED := core/quadrieve/released
 define TRAIN
@@ -52,7 +52,7 @@ release: $(VENV)/.dev
 		$(SEEDS:%=--expert icl=runs/release-expert-icl-%) \
 		--expert tool=runs/release-examples --expert tool=runs/release-anchored
 	$(BIN)/quadrieve shrink runs/release-merged --name quadrieve \
-		--word-rate qa=0.003 --word-rate chat=0.0145 --word-rate icl=0.001 --word-rate tool=0.004 \
+		--word-rate qa=0.003 --word-rate chat=0.01 --word-rate icl=0.001 --word-rate tool=0.004 \
 		--out $(RELEASED)
 
 $(BIN)/python:
