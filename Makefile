@@ -26,7 +26,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 
 # From rows to the weights that ship: four rounds, each a few runs of a recipe and their mean; then experts of knowledge,
-# memory and examples, merged into what the rounds made. STEPS=1 goes the whole way with runs of one step, to see that it works.
+# memory and examples, merged into what the rounds made. STEPS=1 goes the whole way with runs of one step each.
 SEEDS := 1 2 3
 RELEASED := core/quadrieve/released
 define TRAIN
@@ -47,10 +47,10 @@ release: $(VENV)/.dev
 	$(call TRAIN,release-expert-chat,1 2)
 	$(call TRAIN,release-expert-icl,$(SEEDS))
 	$(BIN)/quadrieve merge runs/release-examples --data $(DATA) --out runs/release-merged \
-		$(SEEDS:%=--expert qa=runs/release-expert-qa-%) \
-		--expert chat=runs/release-expert-chat-1 --expert chat=runs/release-expert-chat-2 \
-		$(SEEDS:%=--expert icl=runs/release-expert-icl-%) \
-		--expert tool=runs/release-examples --expert tool=runs/release-anchored
+		$(SEEDS:%=--expert qa=runs/release-expert-qa-%) --weight qa=3 \
+		--expert chat=runs/release-expert-chat-1 --expert chat=runs/release-expert-chat-2 --weight chat=3 \
+		$(SEEDS:%=--expert icl=runs/release-expert-icl-%) --weight icl=2 \
+		--expert tool=runs/release-examples --expert tool=runs/release-anchored --weight tool=3
 	$(BIN)/quadrieve shrink runs/release-merged --name quadrieve \
 		--word-rate qa=0.003 --word-rate chat=0.01 --word-rate icl=0.001 --word-rate tool=0.004 \
 		--out $(RELEASED)
