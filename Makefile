@@ -48,7 +48,7 @@ release: $(VENV)/.dev
 	$(call TRAIN,release-expert-icl,$(SEEDS))
 	$(BIN)/quadrieve merge runs/release-examples --data $(DATA) --out runs/release-merged \
 		$(SEEDS:%=--expert qa=runs/release-expert-qa-%) --weight qa=3 \
-		--expert chat=runs/release-expert-chat-1 --expert chat=runs/release-expert-chat-2 --weight chat=3 \
+		--expert chat=runs/release-expert-chat-1 --expert chat=runs/release-expert-chat-2 \
 		$(SEEDS:%=--expert icl=runs/release-expert-icl-%) --weight icl=2 \
 		--expert tool=runs/release-examples --expert tool=runs/release-anchored --weight tool=3
 	$(BIN)/quadrieve shrink runs/release-merged --name quadrieve \

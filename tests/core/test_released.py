@@ -8,7 +8,7 @@ import pytest
 from quadrieve import Embedder, checkpoint, tasks
 from quadrieve.checkpoint import RELEASED_FOLDER
 
-#: What a tool does, and a request that it serves, in other words.
+#: What a tool does, and a request that it serves, in other words; each has a sibling that is easily taken for it.
 TOOLS = {
     "get_forecast: Predicts temperature, rain and wind for a place.": "Will I need an umbrella in Oslo?",
     "convert_currency: Exchanges money from one currency to another.": "How many euros do I get for 50 dollars?",
@@ -18,6 +18,14 @@ TOOLS = {
     "find_recipe: Proposes dishes for given ingredients.": "I only have eggs and spinach left.",
     "track_parcel: Tells where a shipment is on its way.": "Has my order left the warehouse yet?",
     "book_table: Reserves seats in a restaurant.": "Dinner for four at the new Thai place, please.",
+    "get_past_weather: Reports measured temperatures of earlier days.": "How hot was it in Madrid last Tuesday?",
+    "get_stock_price: Quotes the last trade of a share.": "What is Siemens worth at the moment?",
+    "search_trains: Lists connections by rail between two stations.": "Can I still reach Hamburg by track tonight?",
+    "define_word: Explains the meaning of a term.": "What on earth does 'defenestrate' mean?",
+    "start_timer: Counts down a number of minutes.": "The pasta needs nine more minutes.",
+    "log_meal: Records what was eaten and its calories.": "I just had a burger and fries.",
+    "cancel_order: Withdraws a purchase before it is sent.": "I no longer want the shoes I bought this morning.",
+    "order_delivery: Has dishes brought to an address.": "Bring us two pizzas, we are at home.",
 }
 
 
