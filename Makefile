@@ -26,9 +26,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 
 # From rows to the weights that ship: four rounds, each a few runs of a recipe and their mean; then experts of knowledge,
-# memory and examples, merged into what the rounds made. STEPS=1 goes the whole way with runs of one step each.
+# memory and examples, merged into what the rounds made. STEPS=1 goes the whole way with runs of one step each, and leaves
+# the weights that ship alone.
 SEEDS := 1 2 3
-RELEASED := core/quadrieve/released
+RELEASED := $(if $(STEPS),runs/released,core/quadrieve/released)
 define TRAIN
 	for seed in $(2); do $(BIN)/quadrieve train $(1) --data $(DATA) --out runs/$(1)-$$seed \
 		--mined runs/mined-$(1) --rewards runs/rewards --seed $$seed $(STEPS:%=--steps %) --cpu || exit; done

@@ -25,12 +25,12 @@ class Fusion:
     Attributes:
         rate: What one unit of BM25 is worth where the ten nearest lie a fifth apart or further; more where they lie
             closer, and meaning hardly tells them apart.
-        agreed: How much of that words lose where what they find best is what meaning finds nearest, in [0, 1]: they
-            tell little then that meaning has not told.
         most: How much of all the query's words a record can be given, so that more of the same word adds no more.
         lead: What it is worth to be the only record with all words of a query: an exact name should win.
         named: What it is worth to hold a name that is the whole query and that hardly any other record holds; one
             that is half of it is worth an eighth of that.
+        agreed: How much of their rate words lose where what they find best is what meaning finds nearest, in [0, 1]:
+            they tell little then that meaning has not told.
 
     Example:
         >>> Fusion().scores(np.array([0.5, 0.4]), np.array([0.0, 9.0]), np.zeros(2), whole=10.0, cut=False).argmax()
@@ -38,10 +38,10 @@ class Fusion:
     """
 
     rate: float = 0.013
-    agreed: float = 0.0
     most: float = 0.7
     lead: float = 0.15
     named: float = 6.0
+    agreed: float = 0.0
 
     def scores(self, cosines: Scores, bm25: Scores, named: Scores, *, whole: float, cut: bool) -> Scores:
         """One score from the two that each candidate of two rankings has.
@@ -64,7 +64,9 @@ class Fusion:
             Scores `[n]`, higher is better; with no lexical hit and no name, the cosines.
         """
         fused = cosines + self.named * named**3
-        rate = self.rate * (1 - self.agreed * _agreement(cosines, bm25)) if self.agreed else self.rate
+        rate = self.rate
+        if self.agreed:
+            rate *= 1 - self.agreed * _agreement(cosines, bm25)
         bm25 = np.minimum(bm25, self.most * whole)
         hits = bm25[bm25 > 0]
         if len(hits) == 0:
