@@ -159,6 +159,13 @@ def test_each_task_keeps_more_of_its_expert_than_in_the_mean_of_weights(models, 
 
 
 @pytest.mark.models
+def test_a_task_takes_its_experts_prefixes_and_the_others_keep_theirs(models, data, tmp_path):
+    merged = Embedder.load(merge(models / "both", {"qa": ["minilm"]}, data, tmp_path / "merged"))
+    assert merged.view("qa").explain("Hi") == Embedder.load("minilm").view("qa").explain("Hi")
+    assert merged.view("tool").explain("Hi") == Embedder.load(models / "both").view("tool").explain("Hi")
+
+
+@pytest.mark.models
 def test_the_same_texts_give_the_same_model(models, data, tmp_path):
     first, second = (merge(models / "both", {"tool": [models / "tools"]}, data, tmp_path / name) for name in "ab")
     assert Embedder.load(first).checkpoint.weights_hash() == Embedder.load(second).checkpoint.weights_hash()
@@ -174,7 +181,7 @@ def test_what_cannot_be_merged_is_refused_by_name(models, data, tmp_path):
     refused("not trained for 'icl'; its tasks are qa, tool", {"icl": [models / "tools"]})
     refused("weight of qa must be above 0", {"tool": [models / "tools"]}, weights={"qa": 0.0})
     refused("minilm has no recipe.yaml", {"tool": [models / "tools"]}, model="minilm")
-    refused("same prefixes can be merged: qa_query", {"qa": ["minilm"]})
+    refused("same prefixes can be averaged: qa_query", {"qa": [models / "both", "minilm"]})
 
 
 @pytest.mark.models

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def merge(
     Each linear layer becomes the one that comes nearest, over the texts of every task, to what that task's expert
     makes of them. Texts of different tasks take different directions (their prefixes see to that), so each expert
     is followed where its own texts go; the mean of weights would follow all of them halfway everywhere. Biases count
-    as weights of a constant input; embeddings and layer norms stay the model's.
+    as weights of a constant input; embeddings and layer norms stay the model's. A task takes its expert's prefixes too.
 
     Args:
         model: What all tasks of its recipe are taken from that have no expert.
@@ -62,8 +62,8 @@ def merge(
         The folder.
 
     Raises:
-        InputError: If a task is not of the model's recipe, an expert has other prefixes or another backbone, a weight
-            is not above 0, or sources are missing.
+        InputError: If a task is not of the model's recipe, an expert has another backbone or other prefixes than the
+            task's other experts, a weight is not above 0, or sources are missing.
     """
     base = checkpoint.find(model)
     recipe = _recipe_of(base)
@@ -71,6 +71,7 @@ def merge(
     _check(base, runs, recipe, weights or {})
     matters = dict.fromkeys(recipe.tasks, 1.0) | dict(weights or {})
     tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
+    base = replace(base, prompts=_prefixes(base, runs, recipe))
     own = _mean_of([base])
     parts: list[Part] = []
     for task in tqdm(recipe.tasks, desc="Merging", unit="task", disable=not progress):
@@ -179,7 +180,7 @@ def _texts(task: str, base: Checkpoint, recipe: Recipe, data: Path, count: int, 
     """Texts with their prefix and longest length: as many queries as positives of theirs as other candidates."""
     sources = recipe.tasks[task].sources
     each = max(1, count // (3 * len(sources)))
-    query, key = (base.prompts.get(f"{task}_{side}", "") for side in ("query", "key"))
+    query, key = (base.prompts.get(side, "") for side in _sides(task))
     found: list[tuple[str, int]] = []
     for source in sources:
         draw = random.Random(f"{seed} {source}")  # noqa: S311 - a seeded draw
@@ -239,7 +240,7 @@ def _check(
         if not weight > 0:
             raise InputError(f"The weight of {task} must be above 0, got {weight}.")
     backbone = Lineage.of(base).backbone
-    for task, models in runs.items():
+    for models in runs.values():
         for model in models:
             whence = Lineage.of(model).backbone
             if whence != backbone:
@@ -247,13 +248,28 @@ def _check(
                     f"Only models of one backbone can be merged: {base.name} was trained from {backbone!r}, "
                     f"{model.name} from {whence!r}."
                 )
-            for side in (f"{task}_query", f"{task}_key"):
-                own, other = base.prompts.get(side, ""), model.prompts.get(side, "")
-                if own != other:
+
+
+def _prefixes(base: Checkpoint, runs: Mapping[str, Sequence[Checkpoint]], recipe: Recipe) -> Mapping[str, str]:
+    """Each task's prefixes: its experts', or the model's own."""
+    own = {side: base.prompts.get(side, "") for task in recipe.tasks for side in _sides(task)}
+    theirs: dict[str, str] = {}
+    for task, models in runs.items():
+        for side in _sides(task):
+            for model in models:
+                prefix = model.prompts.get(side, "")
+                if theirs.setdefault(side, prefix) != prefix:
                     raise InputError(
-                        f"Only models with the same prefixes can be merged: {side} is {own!r} in {base.name} and "
-                        f"{other!r} in {model.name}."
+                        f"Only experts with the same prefixes can be averaged: {side} is {theirs[side]!r} in "
+                        f"{models[0].name} and {prefix!r} in {model.name}."
                     )
+    if theirs.items() <= own.items():
+        return base.prompts
+    return {**base.prompts, **own, **theirs}
+
+
+def _sides(task: str) -> tuple[str, str]:
+    return f"{task}_query", f"{task}_key"
 
 
 def _training(
