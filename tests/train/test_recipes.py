@@ -84,10 +84,6 @@ def test_a_task_may_have_its_own_number_of_candidates_and_its_own_template():
         ({"tasks": {"qa": {"labelled": 3}}}, "tasks.qa lacks a key"),
         ({"tasks": {"qa": {**MINIMAL["tasks"]["qa"], "shares": {"farm": 1}}}}, "shares goes with batching: source"),
         ({"tasks": {"qa": {**MINIMAL["tasks"]["qa"], "anchor": -1}}}, "tasks.qa.anchor must be at least 0, got -1.0"),
-        (
-            {"tasks": {"qa": {**MINIMAL["tasks"]["qa"], "anchor_model": "minilm"}}},
-            "tasks.qa names the anchor_model 'minilm', and its anchor has no weight",
-        ),
         ({**MINIMAL, "anchor_revision": "main"}, "anchor_revision 'main' is of the anchor_model"),
         ({"tasks": {}}, "at least one task"),
         ({"tasks": [1]}, "tasks must be a mapping"),

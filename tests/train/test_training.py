@@ -312,25 +312,6 @@ def test_a_task_with_an_anchor_stays_near_where_it_began_and_the_others_go_on(
     assert drift(anchored, tiny_encoder, "tool") > 0.01
 
 
-def test_one_model_takes_the_vectors_of_an_expert_of_each_task(data, recipe_of, tiny_encoder):
-    def tasks(**of_task):
-        return {
-            name: {"sources": [f"{name}.jsonl"], "losses": {"contrastive": 1.0}, **of_task.get(name, {})}
-            for name in of_task
-        }
-
-    def run(name, chosen, **changed):
-        recipe = recipe_of(tasks=chosen, learning_rate=3e-3, dropout=0.0, **changed)
-        return pipeline.train(recipe, data, data / name, use_cpu=True).folder
-
-    experts = {task: run(f"expert-{task}", tasks(**{task: {}}), steps=12) for task in ("qa", "tool")}
-    taught = {"losses": {"contrastive": 0.0}, "anchor": 10.0}
-    held = tasks(**{task: {**taught, "anchor_model": str(expert)} for task, expert in experts.items()})
-    student = run("student", held, steps=40)
-    for task, expert in experts.items():
-        assert drift(student, expert, task) < 0.5 * drift(tiny_encoder, expert, task), task
-
-
 def test_what_an_anchor_was_trained_on_counts_as_read(data, recipe_of):
     taught = pipeline.train(recipe_of(steps=1), data, data / "taught", use_cpu=True).folder
     tasks = {"qa": {"sources": ["mute.jsonl"], "losses": {"contrastive": 1.0}, "anchor": 1.0}}

@@ -48,7 +48,7 @@ def export(
     figures: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     health: Mapping[str, Mapping[str, Any]] | None = None,
-    anchors: Mapping[str, Checkpoint] | None = None,
+    anchor: Checkpoint | None = None,
 ) -> Path:
     """Write what `Embedder.load` and `SentenceTransformer` open, prefixes included, all or nothing.
 
@@ -61,7 +61,7 @@ def export(
         figures: Dev figures before and after, for the model card.
         data: Numbers of rows by task, for the model card.
         health: Health of the rewards by task, likewise; see `reward_health`.
-        anchors: By task, the model that it was held near, if any.
+        anchor: The model that tasks were held near, if any.
     """
     prompts: dict[str, str] = {}
     if recipe.prefixes == "task":
@@ -74,10 +74,10 @@ def export(
     embedder = Embedder.load(folder)
     fingerprints = {name: embedder.view(name).fingerprint for name in recipe.tasks}
     (folder / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
-    lineage = reduce(Lineage.beside, map(Lineage.of, (anchors or {}).values()), Lineage.of(start).then(recipe))
+    lineage = Lineage.of(start).then(recipe)
     training = {
         "start": start.name,
-        **asdict(lineage),
+        **asdict(lineage if anchor is None else lineage.beside(Lineage.of(anchor))),
         "fingerprints": fingerprints,
         "data": dict(data or {}),
         "rewards": dict(health or {}),

@@ -96,7 +96,7 @@ def train(
     _check_launch(state)
     work = work or out.with_name(out.name + ".work")
     start = checkpoint.find(recipe.model, revision=recipe.revision)
-    anchors = _anchors(recipe, start)
+    anchor = _anchor(recipe, start)
     _check_work(recipe, work, state)
     shown = progress and state.is_main_process
     rows, dev = prepare(recipe, data, work, mined=mined, rewards=rewards, lm=lm, progress=shown)
@@ -120,19 +120,8 @@ def train(
         use_cpu=use_cpu,
         disable_tqdm=not progress,
     )
-    held = {
-        found.folder: BiEncoder.load(found, Temperature(recipe.tau), dropout=0) for found in anchors.values()
-    }  # a model that holds several tasks is opened once
-    trainer = MultiTaskTrainer(
-        encoder,
-        tokenizer,
-        rows,
-        recipe,
-        args,
-        dev=dev,
-        callbacks=[interrupt],
-        anchors={task: held[found.folder] for task, found in anchors.items()},
-    )
+    held = None if anchor is None else BiEncoder.load(anchor, Temperature(recipe.tau), dropout=0)
+    trainer = MultiTaskTrainer(encoder, tokenizer, rows, recipe, args, dev=dev, callbacks=[interrupt], anchor=held)
     resume = last_checkpoint(checkpoints)
     with interrupt.listening():
         if resume is None:
@@ -154,7 +143,7 @@ def train(
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)
         figures = {"before": before, "after": after}
         health = _health(rows, recipe)
-        export(trained, tokenizer, start, recipe, out, figures=figures, data=numbers, health=health, anchors=anchors)
+        export(trained, tokenizer, start, recipe, out, figures=figures, data=numbers, health=health, anchor=anchor)
     state.wait_for_everyone()
     return Trained(out, before, after, tuple(trainer.state.log_history))
 
@@ -412,32 +401,24 @@ def _health(rows: Mapping[str, Dataset], recipe: Recipe) -> dict[str, dict[str, 
     }
 
 
-def _anchors(recipe: Recipe, start: checkpoint.Checkpoint) -> dict[str, checkpoint.Checkpoint]:
-    """By task, the model that it is held near, where it is.
+def _anchor(recipe: Recipe, start: checkpoint.Checkpoint) -> checkpoint.Checkpoint | None:
+    """The model that some task of the recipe is held near, if any is.
 
     Raises:
-        InputError: If one does not read texts as the starting weights do.
+        InputError: If it does not read texts as the starting weights do.
     """
-    anchors = {}
-    for name, task in recipe.tasks.items():
-        if task.anchor:
-            named = task.anchor_model or recipe.anchor_model
-            revision = None if task.anchor_model else recipe.anchor_revision
-            anchors[name] = start if named is None else checkpoint.find(named, revision=revision)
-    vocabulary = _vocabulary(start)
-    for found in {found.folder: found for found in anchors.values()}.values():
-        if _vocabulary(found) != vocabulary or start.dim != found.dim:
-            raise InputError(
-                f"anchor_model {found.name!r} must have the vocabulary and the dimensions ({start.dim}) of "
-                f"{start.name!r}; it has {found.dim} dimensions. Name the model that training starts from, or one of "
-                "the same origin."
-            )
-    return anchors
-
-
-def _vocabulary(model: checkpoint.Checkpoint) -> dict[str, int]:
-    vocabulary: dict[str, int] = AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False).get_vocab()
-    return vocabulary
+    if not any(task.anchor for task in recipe.tasks.values()):
+        return None
+    if recipe.anchor_model is None:
+        return start
+    found = checkpoint.find(recipe.anchor_model, revision=recipe.anchor_revision)
+    tokens = [AutoTokenizer.from_pretrained(c.folder, trust_remote_code=False).get_vocab() for c in (start, found)]
+    if tokens[0] != tokens[1] or start.dim != found.dim:
+        raise InputError(
+            f"anchor_model {found.name!r} must have the vocabulary and the dimensions ({start.dim}) of {start.name!r}; "
+            f"it has {found.dim} dimensions. Name the model that training starts from, or one of the same origin."
+        )
+    return found
 
 
 def _check_launch(state: PartialState) -> None:

@@ -52,7 +52,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
         args: Output folder, devices and logging; `training_arguments` makes them of a recipe.
         dev: What each task is measured on.
         callbacks: Further callbacks.
-        anchors: By task, the frozen model that it is kept near if it has an `anchor` in the recipe.
+        anchor: The frozen model that tasks with an `anchor` in the recipe are kept near.
 
     Raises:
         InputError: If a task has no rows, no row has what its losses need, or an anchor is missing.
@@ -68,18 +68,13 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
         *,
         dev: Mapping[str, DevSet] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
-        anchors: Mapping[str, BiEncoder] | None = None,
+        anchor: BiEncoder | None = None,
     ) -> None:
         _check_rows(rows, recipe)
-        for task in rows:
-            if recipe.tasks[task].anchor and task not in (anchors or {}):
-                raise InputError(
-                    f"The task {task!r} has an anchor, and no model to be kept near was given (anchors=…)."
-                )
+        if anchor is None and any(recipe.tasks[task].anchor for task in rows):
+            raise InputError("A task has an anchor, and no model to be kept near was given (anchor=…).")
         self.recipe = recipe
-        self._anchors = {
-            task: anchor.eval().requires_grad_(False).to(args.device) for task, anchor in (anchors or {}).items()
-        }
+        self._anchor = None if anchor is None else anchor.eval().requires_grad_(False).to(args.device)
         self.task_rows = dict(rows)
         self.dev = dict(dev or {})
         self.tasks = tuple(self.task_rows)
@@ -222,19 +217,19 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers comes wit
         return learned + self._anchor_loss(vectors, batch), noted
 
     def _anchor_loss(self, vectors: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """What texts of anchored tasks lose by leaving their anchors' vectors; `vectors` are in the batch's order."""
-        total = vectors.new_zeros(())
-        own, of_key = batch["own"], vectors.new_full((len(vectors) - len(batch["tasks"]),), -1, dtype=torch.long)
+        """What the texts of anchored tasks lose by leaving the anchor's vectors; `vectors` are in the batch's order."""
+        if self._anchor is None:
+            return vectors.new_zeros(())
+        by_task = vectors.new_tensor([self.recipe.tasks[task].anchor for task in self.tasks])
+        of_query = by_task[batch["tasks"]]
+        if not bool(of_query.any()):
+            return vectors.new_zeros(())
+        own, of_key = batch["own"], vectors.new_zeros(len(vectors) - len(of_query))
         present = own >= 0
-        of_key[own[present]] = batch["tasks"].unsqueeze(1).expand(own.shape)[present]
-        of_text = torch.cat([batch["tasks"], of_key])
-        for number, task in enumerate(self.tasks):
-            weight = self.recipe.tasks[task].anchor
-            if weight and bool((of_text == number).any()):
-                with torch.no_grad():
-                    anchors = self._anchors[task](batch["groups"])[0][batch["order"]]
-                total = total + anchor_loss(vectors, anchors, weight * (of_text == number))
-        return total
+        of_key[own[present]] = of_query.unsqueeze(1).expand(own.shape)[present]
+        with torch.no_grad():
+            anchors = self._anchor(batch["groups"])[0][batch["order"]]
+        return anchor_loss(vectors, anchors, torch.cat([of_query, of_key]))
 
     def encode(self, task: str, texts: Sequence[str], side: str) -> NDArray[np.float32]:
         """Unit vectors of texts as they are now, without gradients."""

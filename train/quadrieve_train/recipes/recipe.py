@@ -53,10 +53,8 @@ class TaskRecipe:
         dev_keys: Dev candidates taken, positives among them; None for all.
         dev_labelled: Dev rows that the language model labels, to follow reward and answer quality.
         prefixes: Whether its texts get the task's prefixes; one task of several may go without.
-        anchor: Weight of `anchor_loss`, which keeps the vectors of its texts near those of its `anchor_model`, so that
-            training does not undo what that knew; 0 for none.
-        anchor_model: What they are kept near, as `Embedder.load` takes it; None for the recipe's. An expert of each
-            task makes one model of several, by the vectors alone where losses have a weight of 0.
+        anchor: Weight of `anchor_loss`, which keeps the vectors of its texts near those of the recipe's `anchor_model`,
+            so that training does not undo what that knew; 0 for none.
     """
 
     sources: tuple[str, ...]
@@ -76,7 +74,6 @@ class TaskRecipe:
     dev_labelled: int = 0
     prefixes: bool = True
     anchor: float = 0.0
-    anchor_model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ class Recipe:
         tasks: What each task learns from.
         model: The weights to start from, as `Embedder.load` takes them.
         revision: Of a hub id.
-        anchor_model: What tasks with an `anchor` and no model of their own are kept near; None for `model`.
+        anchor_model: What tasks with an `anchor` are kept near, as `Embedder.load` takes it; None for `model`.
         anchor_revision: Of a hub id.
         lm: The frozen language model: a hub id, a folder, a `.gguf` file, `smollm2`, or the URL of a server.
         prefixes: `task` for each task's own, `none` for none (the ablation).
@@ -205,12 +202,32 @@ class Recipe:
     trainer: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        from ..losses import LOSSES
         from ..monitors import MONITORS
 
         if not self.tasks:
             raise InputError("A recipe needs at least one task.")
         for name, task in self.tasks.items():
-            self._check_task(name, task)
+            if find_task(name).name != name:
+                raise InputError(f"tasks.{name} is a role; name one of its tasks, such as {find_task(name).name!r}.")
+            unknown = set(task.losses) - set(LOSSES)
+            if unknown or not task.losses or not task.sources:
+                raise InputError(
+                    f"tasks.{name} needs sources and losses of {', '.join(LOSSES)}; "
+                    f"got {list(task.sources)} and {dict(task.losses)}."
+                )
+            if set(task.losses) <= {"graded", "kl"} and task.labelled == 0 and not any(map(_is_file, task.sources)):
+                raise InputError(
+                    f"tasks.{name} has only losses that need rewards, and labelled is 0; give it a number, null for "
+                    "all, or add a contrastive loss."
+                )
+            if task.anchor < 0:
+                raise InputError(f"tasks.{name}.anchor must be at least 0, got {task.anchor}.")
+            if task.shares is not None and (self.batching != "source" or set(task.shares) != set(task.sources)):
+                raise InputError(
+                    f"tasks.{name}.shares goes with batching: source and names each of {', '.join(task.sources)}; got "
+                    f"{dict(task.shares)} with batching: {self.batching}."
+                )
         if self.anchor_revision is not None and self.anchor_model is None:
             raise InputError(f"anchor_revision {self.anchor_revision!r} is of the anchor_model, and none is named.")
         for key in (*self.monitors, *self.stop_on):
@@ -220,34 +237,6 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}.")
-
-    def _check_task(self, name: str, task: TaskRecipe) -> None:
-        from ..losses import LOSSES
-
-        if find_task(name).name != name:
-            raise InputError(f"tasks.{name} is a role; name one of its tasks, such as {find_task(name).name!r}.")
-        unknown = set(task.losses) - set(LOSSES)
-        if unknown or not task.losses or not task.sources:
-            raise InputError(
-                f"tasks.{name} needs sources and losses of {', '.join(LOSSES)}; "
-                f"got {list(task.sources)} and {dict(task.losses)}."
-            )
-        if set(task.losses) <= {"graded", "kl"} and task.labelled == 0 and not any(map(_is_file, task.sources)):
-            raise InputError(
-                f"tasks.{name} has only losses that need rewards, and labelled is 0; give it a number, null for "
-                "all, or add a contrastive loss."
-            )
-        if task.anchor < 0:
-            raise InputError(f"tasks.{name}.anchor must be at least 0, got {task.anchor}.")
-        if task.anchor_model is not None and not task.anchor:
-            raise InputError(
-                f"tasks.{name} names the anchor_model {task.anchor_model!r}, and its anchor has no weight."
-            )
-        if task.shares is not None and (self.batching != "source" or set(task.shares) != set(task.sources)):
-            raise InputError(
-                f"tasks.{name}.shares goes with batching: source and names each of {', '.join(task.sources)}; got "
-                f"{dict(task.shares)} with batching: {self.batching}."
-            )
 
     def candidates_of(self, task: str) -> int:
         """Candidates a query of the task."""
