@@ -44,16 +44,16 @@ release: $(VENV)/.dev
 	$(call ROUND,release-hard,$(SEEDS),--start runs/release --share 0.7 --out runs/release-hard)
 	$(call ROUND,release-anchored,$(SEEDS) 4 5 6 7 8,--start runs/release-hard --out runs/release-anchored)
 	$(call ROUND,release-examples,$(SEEDS) 4,--start runs/release-anchored --out runs/release-examples)
-	$(call TRAIN,release-expert-qa,$(SEEDS))
+	$(call TRAIN,release-expert-qa,1 3)
 	$(call TRAIN,release-expert-chat,1 2)
-	$(call TRAIN,release-expert-icl,$(SEEDS))
+	$(call TRAIN,release-expert-icl,1 2)
 	$(BIN)/quadrieve merge runs/release-examples --data $(DATA) --out runs/release-merged \
-		$(SEEDS:%=--expert qa=runs/release-expert-qa-%) --weight qa=3 \
-		--expert chat=runs/release-expert-chat-1 --expert chat=runs/release-expert-chat-2 \
-		$(SEEDS:%=--expert icl=runs/release-expert-icl-%) --weight icl=2 \
-		--expert tool=runs/release-examples --expert tool=runs/release-anchored --weight tool=3
+		--expert qa=runs/release-expert-qa-1 --expert qa=runs/release-expert-qa-3 --weight qa=3 \
+		--expert chat=runs/release-expert-chat-1 --expert chat=runs/release-expert-chat-2 --weight chat=4 \
+		--expert icl=runs/release-expert-icl-1 --expert icl=runs/release-expert-icl-2 --weight icl=5 \
+		--expert tool=runs/release-examples --expert tool=runs/release-anchored --weight tool=8
 	$(BIN)/quadrieve shrink runs/release-merged --name quadrieve \
-		--word-rate qa=0.003 --word-rate chat=0.01 --word-rate icl=0.001 --word-rate tool=0.004 \
+		--word-rate qa=0.003 --word-rate chat=0.005 --word-rate icl=0.001 --word-rate tool=0.004 \
 		--out $(RELEASED)
 
 $(BIN)/python:

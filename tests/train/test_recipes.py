@@ -25,7 +25,6 @@ MINIMAL = {"tasks": {"qa": {"sources": ["farm"], "labelled": 2}}}
         ("release-expert-qa", {"qa"}),
         ("release-expert-chat", {"chat"}),
         ("release-expert-icl", {"icl"}),
-        ("release-distilled", ROLES),
     ],
 )
 def test_the_recipes_of_the_package_are_read_and_written_back(tmp_path, name, tasks):
