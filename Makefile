@@ -48,10 +48,10 @@ release: $(VENV)/.dev
 	$(call TRAIN,release-expert-chat,1 2)
 	$(call TRAIN,release-expert-icl,1 2)
 	$(BIN)/quadrieve merge runs/release-examples --data $(DATA) --out runs/release-merged \
-		--expert qa=runs/release-expert-qa-1 --expert qa=runs/release-expert-qa-3 --weight qa=3 \
-		--expert chat=runs/release-expert-chat-1 --expert chat=runs/release-expert-chat-2 --weight chat=4 \
+		--expert qa=runs/release-expert-qa-1 --expert qa=runs/release-expert-qa-3 --weight qa=5 \
+		--expert chat=runs/release-expert-chat-1 --expert chat=runs/release-expert-chat-2 --weight chat=5 \
 		--expert icl=runs/release-expert-icl-1 --expert icl=runs/release-expert-icl-2 --weight icl=5 \
-		--expert tool=runs/release-examples --expert tool=runs/release-anchored --weight tool=8
+		--expert tool=runs/release-examples --expert tool=runs/release-anchored --weight tool=12
 	$(BIN)/quadrieve shrink runs/release-merged --name quadrieve \
 		--word-rate qa=0.003 --word-rate chat=0.005 --word-rate icl=0.001 --word-rate tool=0.004 \
 		--out $(RELEASED)
