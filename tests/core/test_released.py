@@ -46,12 +46,12 @@ def test_its_weights_are_those_that_were_released_and_small(released: Embedder) 
     assert sum(file.stat().st_size for file in RELEASED_FOLDER.iterdir()) < 30e6
 
 
-def test_tasks_have_the_prefixes_that_they_were_trained_with_and_knowledge_and_memory_none(released: Embedder) -> None:
+def test_tasks_have_the_prefixes_that_they_were_trained_with_and_knowledge_none(released: Embedder) -> None:
     for task in tasks():
-        if task.name in ("icl", "tool"):
+        if task.name in ("chat", "icl", "tool"):
             assert released.view(task.name).explain("x", "query") == task.query_prefix + "x"
             assert released.view(task.name).explain("x", "key") == task.key_prefix + "x"
-    assert released.view("qa").explain("x") == released.view("chat").explain("x") == "x"
+    assert released.view("qa").explain("x") == "x"
     assert Embedder.load("minilm").view("tool").explain("x") == "x"
 
 
