@@ -149,7 +149,7 @@ def shrink(
     starts = dict.fromkeys(Recipe.load(one.folder / RECIPE_FILE).model for one in trained)
     if len(starts) > 1:
         raise InputError(f"Only runs from the same weights can be averaged, and these began from {', '.join(starts)}.")
-    prompts = _one_of_each([one.prompts for one in trained])
+    prompts = agreed_prefixes([one.prompts for one in trained])
     before = load_file(backbone.folder / WEIGHTS_FILE)
     after = average(
         load_file(whence.folder / WEIGHTS_FILE), [load_file(one.folder / WEIGHTS_FILE) for one in trained], share
@@ -181,7 +181,7 @@ def shrink(
     return folder
 
 
-def _one_of_each(prompts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+def agreed_prefixes(prompts: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """The prefixes of all runs, which may not contradict each other."""
     found: dict[str, str] = {}
     for own in prompts:

@@ -20,7 +20,7 @@ from quadrieve.checkpoint import RECIPE_FILE, TRAINING_FILE, Checkpoint
 from quadrieve.errors import InputError
 
 from .encoder import BiEncoder
-from .export import CARD_HEAD, average, write_encoder
+from .export import CARD_HEAD, agreed_prefixes, average, write_encoder
 from .lineage import Lineage, told_of
 from .losses import Temperature
 from .recipes import Recipe
@@ -255,17 +255,8 @@ def _prefixes(base: Checkpoint, runs: Mapping[str, Sequence[Checkpoint]], recipe
     own = {side: base.prompts.get(side, "") for task in recipe.tasks for side in _sides(task)}
     theirs: dict[str, str] = {}
     for task, models in runs.items():
-        for side in _sides(task):
-            for model in models:
-                prefix = model.prompts.get(side, "")
-                if theirs.setdefault(side, prefix) != prefix:
-                    raise InputError(
-                        f"Only experts with the same prefixes can be averaged: {side} is {theirs[side]!r} in "
-                        f"{models[0].name} and {prefix!r} in {model.name}."
-                    )
-    if theirs.items() <= own.items():
-        return base.prompts
-    return {**base.prompts, **own, **theirs}
+        theirs |= agreed_prefixes([{side: model.prompts.get(side, "") for side in _sides(task)} for model in models])
+    return base.prompts if theirs.items() <= own.items() else {**base.prompts, **own, **theirs}
 
 
 def _sides(task: str) -> tuple[str, str]:
