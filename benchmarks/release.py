@@ -147,7 +147,8 @@ class Figures:
 
     def _read(self, system: str, name: str) -> Values:
         if self._reader is None:
-            self._reader = Reader(open_lm("smollm2", max_length=1536), RewardStore(self._folder / "reading"))
+            lm, store = open_lm("smollm2", max_length=1536), RewardStore(self._folder / "reading")
+            self._reader = Reader(lm, store, nll_of_written=False)
         evaluated = self.set(name)
         places = spread(len(evaluated.queries), self.read_of(name))
         part = replace(evaluated, queries=tuple(evaluated.queries[i] for i in places))

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from quadrieve.errors import InputError
 from quadrieve_train import Recipe
@@ -66,6 +67,12 @@ def test_a_task_may_have_its_own_number_of_candidates_and_its_own_template():
         Recipe.from_dict({"tasks": {"qa": {**MINIMAL["tasks"]["qa"], "template": {"prompt": "{query}", "bare": "q"}}}})
 
 
+def test_rows_may_be_labelled_of_some_sources_only():
+    recipe = Recipe.from_dict({"tasks": {"chat": {"sources": ["irc", "talks"], "labelled": {"irc": 4}}}})
+    again = Recipe.from_dict(yaml.safe_load(recipe.to_yaml()))
+    assert [again.tasks["chat"].labelled_of(source) for source in ("irc", "talks")] == [4, 0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -80,6 +87,9 @@ def test_a_task_may_have_its_own_number_of_candidates_and_its_own_template():
         ({"tasks": {"knowledge": {"sources": ["a"]}}}, "is a role; name one of its tasks, such as 'qa'"),
         ({"tasks": {"qa": {"sources": ["a"], "losses": {"hinge": 1}}}}, "losses of graded, kl, contrastive"),
         ({"tasks": {"qa": {"sources": ["a"]}}}, "only losses that need rewards, and labelled is 0"),
+        ({"tasks": {"qa": {"sources": ["a"], "labelled": {"a": 0}}}}, "only losses that need rewards"),
+        ({"tasks": {"qa": {"sources": ["a"], "labelled": {"b": 9}}}}, "labelled names sources of the task, a; got"),
+        ({"tasks": {"qa": {"sources": ["a"], "labelled": "few"}}}, "labelled must be a whole number, got 'few'"),
         ({"tasks": {"qa": {"labelled": 3}}}, "tasks.qa lacks a key"),
         ({"tasks": {"qa": {**MINIMAL["tasks"]["qa"], "shares": {"farm": 1}}}}, "shares goes with batching: source"),
         ({"tasks": {"qa": {**MINIMAL["tasks"]["qa"], "anchor": -1}}}, "tasks.qa.anchor must be at least 0, got -1.0"),

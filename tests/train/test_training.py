@@ -1,6 +1,7 @@
 """Training runs on a small collection: stop and resume, two processes, refusals, and what a model folder is."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,15 @@ def test_a_task_may_have_its_negatives_mined_in_its_own_way(data, recipe_of):
     rows, _ = pipeline.prepare(recipe, data, data / "work")
     assert max(map(len, rows["qa"]["neg"])) == 3
     assert max(map(len, rows["tool"]["neg"])) == 1
+
+
+def test_rows_may_be_labelled_of_one_source_and_not_of_another(data, recipe_of, lm):
+    shutil.copytree(data / "farm", data / "barn")
+    sources = {"sources": ["farm", "barn"], "labelled": {"barn": 2}}
+    tasks = {"qa": {**sources, "losses": {"kl": 1.0, "contrastive": 1.0}}}
+    recipe = recipe_of(tasks=tasks, mining={"method": "bm25", "margin": "inf"}, rewards={"kind": "likelihood"})
+    rows, _ = pipeline.prepare(recipe, data, data / "work", lm=lm)
+    assert [row["source"] for row in rows["qa"] if row["rewards"]] == ["barn", "barn"]
 
 
 def test_runs_that_name_the_same_folder_of_mined_rows_mine_once(data, recipe_of, monkeypatch):

@@ -284,9 +284,10 @@ def _with_rewards(
     bare = [i for i, rewards in enumerate(rows["rewards"]) if task.relabel or not rewards]
     answered = [i for i, answers in enumerate(rows["answers"]) if answers]
     able = sorted(set(bare) & set(answered))
-    count = len(able) if task.labelled is None else min(task.labelled, len(able))
+    wanted = task.labelled_of(source)
+    count = len(able) if wanted is None else min(wanted, len(able))
     chosen = [able[i * len(able) // count] for i in range(count)]  # spread: collections are often sorted
-    if bare and not chosen and task.labelled != 0:
+    if bare and not chosen and wanted != 0:
         raise InputError(f"{source} has no answers, and the {recipe.rewards.kind} reward needs the desired output.")
     labelled = _labelled([row_at(rows, i) for i in chosen], recipe, lm, store, progress)
     rest = rows.select(sorted(set(range(len(rows))) - set(chosen)))

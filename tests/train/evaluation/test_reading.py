@@ -1,6 +1,7 @@
 """What the language model is asked equals what it would be asked by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,3 +28,14 @@ def test_perplexity_is_the_models_own_loss(lm, tmp_path, monkeypatch):
     with torch.inference_mode():
         loss = lm.model(input_ids=torch.tensor([head + tail]), labels=labels).loss.item()
     assert math.exp(nll) == pytest.approx(math.exp(loss), rel=1e-3)
+
+
+def test_answers_do_not_depend_on_whether_the_likelihood_of_the_written_is_asked_for(lm, tmp_path):
+    written = Query("w", "Q: 2 + 2 A:", ("4",), (), "test", (), None, None)
+    chosen = replace(written, id="c", text="The soup was cold. It was", answers=("bad",), choices=("good", "bad"))
+    solved = Collection("solved", ("a",), ("Q: 1 + 1 A: 2",), ("",), None, (written, chosen))
+    evaluated = EvalSet("solved", "icl", solved, solved.queries)
+    with RewardStore(tmp_path) as store:
+        whole = Reader(lm, store).read(evaluated, [["a"], ["a"]], 1)
+        short = Reader(lm, store, nll_of_written=False).read(evaluated, [["a"], ["a"]], 1)
+    assert short == {**whole, "nll": whole["nll"][1:]}

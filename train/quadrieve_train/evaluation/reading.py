@@ -31,11 +31,14 @@ class Reader:
         lm: The model.
         store: Where scores and answers are kept.
         new_tokens: Longest answer that is written.
+        nll_of_written: Whether the likelihood of the desired output is asked for too where the model writes one of its
+            own; it takes about as long as writing.
     """
 
     lm: LanguageModel
     store: RewardStore
     new_tokens: int = 16
+    nll_of_written: bool = True
 
     def score(self, task: str, prompts: Sequence[Prompt], outputs: Sequence[Sequence[str]]) -> list[tuple[float, ...]]:
         """Mean log-likelihood per token of the outputs behind each prompt."""
@@ -86,13 +89,16 @@ class Reader:
             texts = [_cut(text_of[identity], _TEXT_WORDS) for identity in rankings[i][:shown]] if rankings else []
             prompts.append(self.lm.chat(prompt_for(evaluated.role, query, texts)))
             outputs.append([output.strip() for output in self._outputs(evaluated, query)])
-        scores = self.score(evaluated.task, prompts, outputs)
-        metrics: dict[str, list[float]] = {"nll": [-own[0] for own in scores]}
-        for (_, query), prompt, own in zip(asked, prompts, scores, strict=True):
-            if len(own) > 1 and evaluated.role is Role.TOOL:
-                metrics.setdefault("call_rank", []).append(rank_of_first(own))
-            elif len(own) > 1:
-                metrics.setdefault("accuracy", []).append(float(own[0] > max(own[1:])))
+        writes = evaluated.role in (Role.KNOWLEDGE, Role.EXAMPLE)
+        scored = [j for j, some in enumerate(outputs) if self.nll_of_written or len(some) > 1 or not writes]
+        scores = self.score(evaluated.task, [prompts[j] for j in scored], [outputs[j] for j in scored])
+        of_query = dict(zip(scored, scores, strict=True))
+        metrics: dict[str, list[float]] = {"nll": [-own[0] for own in scores]} if scores else {}
+        for j, ((_, query), prompt) in enumerate(zip(asked, prompts, strict=True)):
+            if len(outputs[j]) > 1 and evaluated.role is Role.TOOL:
+                metrics.setdefault("call_rank", []).append(rank_of_first(of_query[j]))
+            elif len(outputs[j]) > 1:
+                metrics.setdefault("accuracy", []).append(float(of_query[j][0] > max(of_query[j][1:])))
             elif evaluated.role is Role.KNOWLEDGE:
                 said = self.answer(prompt)
                 metrics.setdefault("em", []).append(exact_match(said, query.answers))

@@ -39,7 +39,8 @@ class TaskRecipe:
     Attributes:
         sources: Collections (folders) or files of rows (`.jsonl`), below the data folder.
         queries: Training queries taken from each collection, at random; None for all.
-        labelled: How many rows of each source the language model labels; None for all, 0 for none.
+        labelled: How many rows of each source the language model labels, or by source, of others none; None for all, 0
+            for none.
         losses: Weight by name of loss: `graded` and `kl` need rewards, `contrastive` needs labels.
         weight: Share of the training steps; None for the number of rows.
         shares: Share of the task's steps by source, in batches of one source; None for the square root of its rows.
@@ -59,7 +60,7 @@ class TaskRecipe:
 
     sources: tuple[str, ...]
     queries: int | None = None
-    labelled: int | None = 0
+    labelled: int | Mapping[str, int] | None = 0
     losses: Mapping[str, float] = field(default_factory=lambda: {"graded": 1.0})
     weight: float | None = None
     shares: Mapping[str, float] | None = None
@@ -74,6 +75,10 @@ class TaskRecipe:
     dev_labelled: int = 0
     prefixes: bool = True
     anchor: float = 0.0
+
+    def labelled_of(self, source: str) -> int | None:
+        """How many rows of a source the language model labels; None for all."""
+        return self.labelled.get(source, 0) if isinstance(self.labelled, Mapping) else self.labelled
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,13 @@ class Recipe:
                     f"tasks.{name} needs sources and losses of {', '.join(LOSSES)}; "
                     f"got {list(task.sources)} and {dict(task.losses)}."
                 )
-            if set(task.losses) <= {"graded", "kl"} and task.labelled == 0 and not any(map(_is_file, task.sources)):
+            if isinstance(task.labelled, Mapping) and not set(task.labelled) <= set(task.sources):
+                raise InputError(
+                    f"tasks.{name}.labelled names sources of the task, {', '.join(task.sources)}; got "
+                    f"{dict(task.labelled)}."
+                )
+            rewarded = any(_is_file(source) or task.labelled_of(source) != 0 for source in task.sources)
+            if set(task.losses) <= {"graded", "kl"} and not rewarded:
                 raise InputError(
                     f"tasks.{name} has only losses that need rewards, and labelled is 0; give it a number, null for "
                     "all, or add a contrastive loss."
@@ -321,7 +332,9 @@ def _value(hint: Any, value: Any, place: str) -> Any:
     origin, options = get_origin(hint), get_args(hint)
     built: Any = value
     if origin in (Union, types.UnionType):
-        inner = next(option for option in options if option is not type(None))
+        others = [option for option in options if option is not type(None)]
+        of_mapping = (option for option in others if get_origin(option) is Mapping and isinstance(value, Mapping))
+        inner = next(of_mapping, others[0])
         built = None if value is None and type(None) in options else _value(inner, value, place)
     elif is_dataclass(hint) and isinstance(hint, type):
         built = _build(hint, value, place)
