@@ -207,38 +207,12 @@ class Recipe:
     trainer: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from ..losses import LOSSES
         from ..monitors import MONITORS
 
         if not self.tasks:
             raise InputError("A recipe needs at least one task.")
         for name, task in self.tasks.items():
-            if find_task(name).name != name:
-                raise InputError(f"tasks.{name} is a role; name one of its tasks, such as {find_task(name).name!r}.")
-            unknown = set(task.losses) - set(LOSSES)
-            if unknown or not task.losses or not task.sources:
-                raise InputError(
-                    f"tasks.{name} needs sources and losses of {', '.join(LOSSES)}; "
-                    f"got {list(task.sources)} and {dict(task.losses)}."
-                )
-            if isinstance(task.labelled, Mapping) and not set(task.labelled) <= set(task.sources):
-                raise InputError(
-                    f"tasks.{name}.labelled names sources of the task, {', '.join(task.sources)}; got "
-                    f"{dict(task.labelled)}."
-                )
-            rewarded = any(_is_file(source) or task.labelled_of(source) != 0 for source in task.sources)
-            if set(task.losses) <= {"graded", "kl"} and not rewarded:
-                raise InputError(
-                    f"tasks.{name} has only losses that need rewards, and labelled is 0; give it a number, null for "
-                    "all, or add a contrastive loss."
-                )
-            if task.anchor < 0:
-                raise InputError(f"tasks.{name}.anchor must be at least 0, got {task.anchor}.")
-            if task.shares is not None and (self.batching != "source" or set(task.shares) != set(task.sources)):
-                raise InputError(
-                    f"tasks.{name}.shares goes with batching: source and names each of {', '.join(task.sources)}; got "
-                    f"{dict(task.shares)} with batching: {self.batching}."
-                )
+            _check_task(name, task, self.batching)
         if self.anchor_revision is not None and self.anchor_model is None:
             raise InputError(f"anchor_revision {self.anchor_revision!r} is of the anchor_model, and none is named.")
         for key in (*self.monitors, *self.stop_on):
@@ -303,6 +277,36 @@ class Recipe:
 
         text: str = yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
         return text
+
+
+def _check_task(name: str, task: TaskRecipe, batching: Batching) -> None:
+    from ..losses import LOSSES
+
+    if find_task(name).name != name:
+        raise InputError(f"tasks.{name} is a role; name one of its tasks, such as {find_task(name).name!r}.")
+    unknown = set(task.losses) - set(LOSSES)
+    if unknown or not task.losses or not task.sources:
+        raise InputError(
+            f"tasks.{name} needs sources and losses of {', '.join(LOSSES)}; "
+            f"got {list(task.sources)} and {dict(task.losses)}."
+        )
+    if isinstance(task.labelled, Mapping) and not set(task.labelled) <= set(task.sources):
+        raise InputError(
+            f"tasks.{name}.labelled names sources of the task, {', '.join(task.sources)}; got {dict(task.labelled)}."
+        )
+    rewarded = any(_is_file(source) or task.labelled_of(source) != 0 for source in task.sources)
+    if set(task.losses) <= {"graded", "kl"} and not rewarded:
+        raise InputError(
+            f"tasks.{name} has only losses that need rewards, and labelled is 0; give it a number, null for "
+            "all, or add a contrastive loss."
+        )
+    if task.anchor < 0:
+        raise InputError(f"tasks.{name}.anchor must be at least 0, got {task.anchor}.")
+    if task.shares is not None and (batching != "source" or set(task.shares) != set(task.sources)):
+        raise InputError(
+            f"tasks.{name}.shares goes with batching: source and names each of {', '.join(task.sources)}; got "
+            f"{dict(task.shares)} with batching: {batching}."
+        )
 
 
 def _is_file(source: str) -> bool:
