@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,12 @@ UNTRAINED = ("squad", "locomo", "natural_instructions")
 METRIC = {"tool": "ndcg@5", "chat": "ndcg@10", "qa": "ndcg@10", "icl": "ndcg@10"}
 #: How many texts the language model is shown of each set, and whose it is shown beside the model's own.
 READING = {
-    "irc_disentangle": (1, ("BM25", "recency", "minilm")),
-    "qmsum": (1, ("BM25", "recency", "minilm")),
-    "strategyqa_facts": (3, ("BM25", "minilm")),
-    "squad": (3, ("BM25", "minilm")),
-    "icl_mix": (8, ("random", "BM25", "minilm")),
-    "natural_instructions": (8, ("minilm",)),
+    "irc_disentangle": ((1, 5), ("BM25", "recency", "minilm")),
+    "qmsum": ((1, 5), ("BM25", "recency", "minilm")),
+    "strategyqa_facts": ((3,), ("BM25", "minilm")),
+    "squad": ((3,), ("BM25", "minilm")),
+    "icl_mix": ((8,), ("random", "BM25", "minilm")),
+    "natural_instructions": ((8,), ("minilm",)),
 }
 #: What ranks without a model.
 WITHOUT_MODEL = {"BM25": ways.bm25, "random": ways.at_random, "recency": ways.recency}
@@ -108,9 +109,10 @@ class Figures:
             return {}
         return self._kept(system, name, "retrieval", lambda: retrieval_values(evaluated, self._rank(system, evaluated)))
 
-    def reading(self, system: str, name: str) -> Values:
-        """What the language model makes of what was found."""
-        return self._kept(system, name, f"reading.{self.read_of(name)}", lambda: self._read(system, name))
+    def reading(self, system: str, name: str, shown: int) -> Values:
+        """What the language model makes of the first texts that were found."""
+        label = f"reading.{shown}.{self.read_of(name)}"
+        return self._kept(system, name, label, lambda: self._read(system, name, shown))
 
     def read_of(self, name: str) -> int | None:
         """How many queries the language model reads: a reply is scored and not written, so all of a memory set."""
@@ -145,14 +147,14 @@ class Figures:
         view = self._open(system).view(self.set(name).task)
         return f"{system}@{view.fingerprint[:8]}" + (f"-{view.word_rate}" if system.endswith(":hybrid") else "")
 
-    def _read(self, system: str, name: str) -> Values:
+    def _read(self, system: str, name: str, shown: int) -> Values:
         if self._reader is None:
             lm, store = open_lm("smollm2", max_length=1536), RewardStore(self._folder / "reading")
             self._reader = Reader(lm, store, nll_of_written=False)
         evaluated = self.set(name)
         places = spread(len(evaluated.queries), self.read_of(name))
         part = replace(evaluated, queries=tuple(evaluated.queries[i] for i in places))
-        found = self._reader.read(part, self._rank(system, part), READING[name][0])
+        found = self._reader.read(part, self._rank(system, part), shown)
         if evaluated.role in (Role.EXAMPLE, Role.KNOWLEDGE):
             text = "rouge_l" if evaluated.role is Role.EXAMPLE else "f1"
             found["answer"] = [*found.get("accuracy", ()), *found.get(text, ())]
@@ -275,16 +277,15 @@ def reading_table(figures: Figures) -> dict[str, Any]:
     report: dict[str, Any] = {}
     print(row("test set", "texts", "what is measured", "with the texts of", "theirs", "quadrieve's", "difference"))
     print(row(*["---"] * 7))
-    for name, (shown, systems) in READING.items():
+    for name, (numbers, systems) in READING.items():
         if figures.read_of(name) == 0:
             continue
         memory = figures.set(name).role is Role.MEMORY
         metric = "nll" if memory else "answer"
-        ours = figures.reading(RELEASED, name)[metric]
-        report[name] = {}
-        for system in systems:
-            found = compared([ours], figures.reading(system, name)[metric])
-            report[name][system] = found
+        for shown, system in product(numbers, systems):
+            ours = figures.reading(RELEASED, name, shown)[metric]
+            found = compared([ours], figures.reading(system, name, shown)[metric])
+            report.setdefault(name, {}).setdefault(shown, {})[system] = found
             means = [math.exp(x) if memory else x for x in (found["other"], found["mean"])]
             what = "perplexity of the reply; difference in nats" if memory else "answer score"
             print(row(name, shown, what, system, *(f"{mean:.3f}" for mean in means), signed(found["difference"])))
