@@ -27,7 +27,7 @@ from quadrieve import Embedder, Role
 from quadrieve_train import Recipe
 from quadrieve_train.evaluation import systems as ways
 from quadrieve_train.evaluation.cache import CachedView, VectorCache
-from quadrieve_train.evaluation.reading import Reader
+from quadrieve_train.evaluation.reading import SHOWN, Reader
 from quadrieve_train.evaluation.run import retrieval_values
 from quadrieve_train.evaluation.sets import EvalSet, read_set, spread
 from quadrieve_train.evaluation.sets import shrink as smaller
@@ -45,14 +45,14 @@ SETS = {
 }
 UNTRAINED = ("squad", "locomo", "natural_instructions")
 METRIC = {"tool": "ndcg@5", "chat": "ndcg@10", "qa": "ndcg@10", "icl": "ndcg@10"}
-#: How many texts the language model is shown of each set, and whose it is shown beside the model's own.
+#: Whose texts the language model is shown of each set, beside the model's own.
 READING = {
-    "irc_disentangle": ((1, 5), ("BM25", "recency", "minilm")),
-    "qmsum": ((1, 5), ("BM25", "recency", "minilm")),
-    "strategyqa_facts": ((3,), ("BM25", "minilm")),
-    "squad": ((3,), ("BM25", "minilm")),
-    "icl_mix": ((8,), ("random", "BM25", "minilm")),
-    "natural_instructions": ((8,), ("minilm",)),
+    "irc_disentangle": ("BM25", "recency", "minilm"),
+    "qmsum": ("BM25", "recency", "minilm"),
+    "strategyqa_facts": ("BM25", "minilm"),
+    "squad": ("BM25", "minilm"),
+    "icl_mix": ("random", "BM25", "minilm"),
+    "natural_instructions": ("minilm",),
 }
 #: What ranks without a model.
 WITHOUT_MODEL = {"BM25": ways.bm25, "random": ways.at_random, "recency": ways.recency}
@@ -277,12 +277,13 @@ def reading_table(figures: Figures) -> dict[str, Any]:
     report: dict[str, Any] = {}
     print(row("test set", "texts", "what is measured", "with the texts of", "theirs", "quadrieve's", "difference"))
     print(row(*["---"] * 7))
-    for name, (numbers, systems) in READING.items():
+    for name, systems in READING.items():
         if figures.read_of(name) == 0:
             continue
-        memory = figures.set(name).role is Role.MEMORY
+        role = figures.set(name).role
+        memory = role is Role.MEMORY
         metric = "nll" if memory else "answer"
-        for shown, system in product(numbers, systems):
+        for shown, system in product(SHOWN[role], systems):
             ours = figures.reading(RELEASED, name, shown)[metric]
             found = compared([ours], figures.reading(system, name, shown)[metric])
             report.setdefault(name, {}).setdefault(shown, {})[system] = found

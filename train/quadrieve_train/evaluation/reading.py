@@ -95,10 +95,11 @@ class Reader:
         of_query = dict(zip(scored, scores, strict=True))
         metrics: dict[str, list[float]] = {"nll": [-own[0] for own in scores]} if scores else {}
         for j, ((_, query), prompt) in enumerate(zip(asked, prompts, strict=True)):
-            if len(outputs[j]) > 1 and evaluated.role is Role.TOOL:
-                metrics.setdefault("call_rank", []).append(rank_of_first(of_query[j]))
-            elif len(outputs[j]) > 1:
-                metrics.setdefault("accuracy", []).append(float(of_query[j][0] > max(of_query[j][1:])))
+            own = of_query.get(j, ())
+            if len(own) > 1 and evaluated.role is Role.TOOL:
+                metrics.setdefault("call_rank", []).append(rank_of_first(own))
+            elif len(own) > 1:
+                metrics.setdefault("accuracy", []).append(float(own[0] > max(own[1:])))
             elif evaluated.role is Role.KNOWLEDGE:
                 said = self.answer(prompt)
                 metrics.setdefault("em", []).append(exact_match(said, query.answers))
